@@ -1,0 +1,58 @@
+# Every command of a working day; `make` alone lists them.
+NAME ?= medzen
+BIN := .venv/bin
+STAMP := .venv/.installed
+PEERS := .venv-peers/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-extended lint types check bench bench-peers lock clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+		|| sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1  \2/p' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with everything pinned in requirements.txt
+
+# Hashes are checked for what is downloaded; resettle itself is this folder, built by the hatchling just installed.
+$(STAMP): requirements.txt pyproject.toml
+	test -x $(BIN)/python || python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+demo: $(STAMP) ## run a migration end to end on a local stack (NAME=medzen)
+	$(BIN)/resettle demo $(NAME)
+
+test: $(STAMP) ## the tests, without the extended ones
+	$(BIN)/python -m pytest -n 2 -q -m "not extended"
+
+test-extended: $(STAMP) ## the slow and large tests
+	$(BIN)/python -m pytest -n 2 -q -m extended
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test ## what CI runs
+
+bench: $(STAMP) ## measure resettle
+	$(BIN)/python -m benchmarks.run
+
+# The other tools' dependencies disagree with ours, so they live in a venv of their own.
+bench-peers: $(STAMP) $(PEERS) ## measure other tools on the same data
+	$(BIN)/python -m benchmarks.peers
+
+$(PEERS): benchmarks/requirements-peers.txt
+	test -x .venv-peers/bin/python || python3 -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -r $<
+	touch $@
+
+lock: ## compile requirements.txt again from pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --output-file requirements.txt pyproject.toml
+
+clean: ## remove what these targets made
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

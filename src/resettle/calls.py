@@ -1,0 +1,121 @@
+"""Caller: pace, retry, translate and count every service call. Nothing else retries, sleeps or paces."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import tenacity
+
+from resettle.errors import ConnectorError, TransientError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Translate = Callable[[BaseException], ConnectorError | None]
+
+
+class Pace:
+    """An adaptive limit in units a second: additive increase, halved when the service says "too fast".
+
+    ``rate`` None means unlimited until the first throttle, which sets the limit to what was last achieved.
+    Shared by all threads of a connection.
+    """
+
+    def __init__(
+        self,
+        rate: float | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.rate = rate
+        self.ceiling = rate
+        self._clock, self._sleep = clock, sleep
+        self._lock = threading.Lock()
+        self._next = clock()
+        self._started, self._spent = clock(), 0.0
+
+    def wait(self, cost: float = 1.0) -> None:
+        """Block until ``cost`` units may be spent."""
+        with self._lock:
+            self._spent += cost
+            if self.rate is None:
+                return
+            now = self._clock()
+            start = max(now, self._next)
+            self._next = start + cost / self.rate
+            self.rate = self.rate * 1.005 if self.ceiling is None else min(self.ceiling, self.rate * 1.005)
+        if start > now:
+            self._sleep(start - now)
+
+    def throttled(self) -> None:
+        """The service refused for speed: halve the rate."""
+        with self._lock:
+            achieved = self._spent / max(self._clock() - self._started, 0.1)
+            self.rate = max((self.rate or achieved) / 2, 0.1)
+
+
+class Caller:
+    """Calls a service: ``call(fn, *args)`` retries what `translate` says is transient, with jitter.
+
+    An exception that ``translate`` does not know is raised as it is and never retried: not every write is
+    idempotent. ``counts`` holds calls, retries and throttles for the run's summary.
+    """
+
+    def __init__(
+        self,
+        translate: Translate,
+        *,
+        attempts: int = 8,
+        pace: Pace | None = None,
+        longest: float = 30.0,
+        sleep: Callable[[float], None] = time.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._translate = translate
+        self._pace = pace or Pace(sleep=sleep)
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._longest = longest
+        self._attempts, self._sleep = attempts, sleep
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self._attempts),
+            wait=self._delay,
+            retry=tenacity.retry_if_exception_type(TransientError),
+            before_sleep=self._count_retry,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        return retrying(self._once, fn, *args, **kwargs)
+
+    def _once(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self._pace.wait()
+        self.counts["calls"] += 1
+        try:
+            return fn(*args, **kwargs)
+        except ConnectorError:
+            raise
+        except Exception as error:
+            translated = self._translate(error)
+            if translated is None:
+                raise
+            raise translated from error
+
+    def _delay(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, TransientError) and error.retry_after else 0.0
+        backoff = self._rng.uniform(0, min(self._longest, 0.1 * 2**state.attempt_number))
+        return max(asked, backoff)
+
+    def _count_retry(self, state: tenacity.RetryCallState) -> None:
+        self.counts["retries"] += 1
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, TransientError) and error.throttled:
+            self.counts["throttled"] += 1
+            self._pace.throttled()

@@ -1,0 +1,144 @@
+"""The contract of a connector: what the engine, the ledger and the commands may ask of one technology.
+
+A connector is one file with, in this order: its settings, its errors table, its class, private functions.
+Everything it does over the wire goes through its `Caller` (calls.py); nothing else retries or sleeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+from resettle.batch import Action, Batch, Partition, Schema
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Reads, and only reads: opened read-only wherever the technology can enforce it."""
+
+    name: str
+    """The connection's name in the migration, for messages."""
+
+    def datasets(self) -> Sequence[str]:
+        """Names of everything that can be read, sorted."""
+        ...
+
+    def schema(self, dataset: str) -> Schema:
+        """The dataset's columns and constraints. Raises ConfigError, with a suggestion, if there is none."""
+        ...
+
+    def count(self, dataset: str) -> int | None:
+        """Exact number of records, or None where that is unknown or as dear as reading them."""
+        ...
+
+    def partitions(self, dataset: str, wanted: int) -> Sequence[Partition]:
+        """Between 1 and about ``wanted`` parts that together hold every record exactly once.
+
+        Whatever can be known about the whole source's integrity without decoding it (checksums, missing
+        files) is checked here, so that a corrupt source is refused before anything is written.
+        """
+        ...
+
+    def read(self, partition: Partition, rows: int) -> Iterator[Batch]:
+        """The partition's records in batches of at most about ``rows``; empty batches are allowed.
+
+        Ends only at the service's own end marker, never at an empty page. May be called from any thread,
+        each partition at most once at a time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up every resource; calling it twice is harmless."""
+        ...
+
+
+class Sql(Protocol):
+    """A transactional SQL store, as the ledger needs it. ``dialect`` picks the ledger's store file."""
+
+    dialect: str
+
+    def transaction(self, *, readonly: bool = False) -> AbstractContextManager[None]:
+        """Commit at the end, roll back on any exception. Not re-entrant."""
+        ...
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement; rows if it has any. `%s` marks a parameter in every dialect."""
+        ...
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        """Run one SELECT and give its rows as Arrow, in the column order of the statement.
+
+        Integers as int64, fingerprints (16 bytes) as binary, everything else as text.
+        """
+        ...
+
+    def insert(self, table: str, rows: pa.Table) -> None:
+        """Bulk insert into an existing table by column name (``table`` may be qualified, unquoted)."""
+        ...
+
+    def stage(self, name: str, rows: pa.Table) -> None:
+        """A temporary table with these rows, gone when the transaction ends; replaces one of that name."""
+        ...
+
+
+@runtime_checkable
+class Target(Source, Protocol):
+    """Also writes: only rows, only in datasets that exist, only named columns."""
+
+    transactional: bool
+    """Whether write() and the ledger can commit together through `transaction`."""
+
+    def sql(self) -> Sql | None:
+        """The store that can hold the ledger beside the data, if this technology has one."""
+        ...
+
+    def transaction(self, *, readonly: bool = False) -> AbstractContextManager[None]:
+        """One unit of commitment for `fetch`, `write`, `delete` and the ledger's own statements."""
+        ...
+
+    def empty(self, dataset: str) -> bool:
+        """Whether the dataset has no row at all (a cheap look, not a count)."""
+        ...
+
+    def fetch(self, dataset: str, keys: pa.Table, columns: Sequence[str], *, lock: bool = False) -> pa.Table:
+        """Present rows whose key columns equal a row of ``keys``: the key columns and ``columns``.
+
+        ``keys`` holds only key columns, in the arrow types of `batch.ARROW`; so does the answer. Absent keys
+        give no row. With ``lock`` nobody else can change those rows until the transaction ends, where the
+        technology can do that. Outside a transaction it reads what is committed.
+        """
+        ...
+
+    def write(self, dataset: str, rows: pa.Table, key: Sequence[str], action: Action) -> None:
+        """Create or update rows; ``rows`` holds exactly the columns to write, the key's among them.
+
+        CREATE inserts and never touches a row that is there: it raises RejectedError("exists"). UPDATE
+        changes the non-key columns of rows that are there. All rows or none: RejectedError says that the
+        target refuses some row and that nothing was done (the surrounding transaction must be rolled back).
+        """
+        ...
+
+    def refusals(
+        self, writes: Sequence[tuple[str, pa.Table, Sequence[str], Action]], units: Sequence[pa.Array]
+    ) -> pa.Table | None:
+        """Which units the target refuses, found in one pass: columns unit, reason, detail (no values).
+
+        ``writes`` are the arguments of the `write` calls of one batch, ``units`` the unit of each of their
+        rows. Leaves no trace. None where the technology cannot tell: the batch is then bisected.
+        """
+        ...
+
+    def delete(self, dataset: str, keys: pa.Table) -> int:
+        """Delete rows by key; deleting what is absent succeeds. Gives the number really deleted."""
+        ...
+
+    def orphans(self, dataset: str) -> pa.Table:
+        """Rows that point nowhere: columns constraint, count. Includes keys added NOT VALID."""
+        ...
+
+    def ask(self, sql: str, *, role: str | None = None, claims: str | None = None) -> list[tuple[Any, ...]]:
+        """Run one read-only query of the migration's `verify:` section, as ``role`` where given."""
+        ...

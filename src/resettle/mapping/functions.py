@@ -1,0 +1,247 @@
+"""The SQL functions of a migration: ours (instant, uuid5, json_at, ...) and those of its functions.py.
+
+Every function here is exact: numbers keep their digits, instants their microseconds, and what cannot be
+kept raises, so that the unit is held.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable
+from decimal import Context, Decimal, InvalidOperation
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+import duckdb
+import msgspec
+import orjson
+import pyarrow as pa
+
+from resettle.errors import ConfigError
+
+MACROS = r"""
+CREATE MACRO _us(t, scale) AS CAST(CASE
+    WHEN CAST(t AS DECIMAL(38, 12)) * scale = trunc(CAST(t AS DECIMAL(38, 12)) * scale)
+    THEN CAST(t AS DECIMAL(38, 12)) * scale
+    ELSE CAST(error('an instant finer than a microsecond') AS DECIMAL(38, 12)) END AS BIGINT);
+CREATE MACRO _epoch(t) AS make_timestamptz(CASE
+    WHEN abs(CAST(t AS DOUBLE)) >= 1e8  AND abs(CAST(t AS DOUBLE)) < 1e11 THEN _us(t, 1000000)
+    WHEN abs(CAST(t AS DOUBLE)) >= 1e11 AND abs(CAST(t AS DOUBLE)) < 1e14 THEN _us(t, 1000)
+    WHEN abs(CAST(t AS DOUBLE)) >= 1e14 AND abs(CAST(t AS DOUBLE)) < 1e17 THEN _us(t, 1)
+    ELSE CAST(error('a number that is no instant between 1973 and 5138 in s, ms or us') AS BIGINT) END);
+CREATE MACRO _iso(t) AS CASE
+    WHEN regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6}0*)?)?)?\s*(Z|[+-]\d\d(:?\d\d)?)?')
+    THEN CAST(CASE WHEN length(t) = 10 THEN t || ' 00:00:00+00' ELSE t END AS TIMESTAMPTZ)
+    ELSE CAST(error('text that is no ISO 8601 or SQL instant') AS TIMESTAMPTZ) END;
+CREATE MACRO _instant(t) AS CASE
+    WHEN t IS NULL OR t = '' OR t = '0' THEN NULL
+    WHEN regexp_full_match(t, '[1-9][0-9]{11,13}') THEN make_timestamptz(CAST(t AS BIGINT) * 1000)
+    WHEN regexp_full_match(t, '-?\d+(\.\d+)?([eE][+-]?\d+)?') THEN _epoch(t)
+    ELSE _iso(t) END;
+CREATE MACRO instant(x) AS _instant(trim(CAST(x AS VARCHAR))),
+             (x, unit) AS _instant(trim(CAST(x AS VARCHAR)));
+CREATE MACRO _uuid5(h) AS CAST(substr(h, 1, 12) || '5' || substr(h, 14, 3)
+    || substr('89ab', 1 + CAST(('0x' || substr(h, 17, 1)) AS INTEGER) % 4, 1)
+    || substr(h, 18, 15) AS UUID);
+CREATE MACRO uuid5(namespace, name) AS _uuid5(sha1(
+    unhex(replace(CAST(CAST(namespace AS UUID) AS VARCHAR), '-', '')) || encode(CAST(name AS VARCHAR))));
+CREATE MACRO numeric_text(t) AS CASE
+    WHEN t IS NULL THEN NULL
+    WHEN regexp_full_match(t, '0|-?[1-9][0-9]*|-?(0|[1-9][0-9]*)\.[0-9]*[1-9]') THEN t
+    ELSE _numeric(t) END;
+CREATE MACRO blank_null(x) AS nullif(trim(CAST(x AS VARCHAR)), '');
+"""
+
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+_STRING = msgspec.json.Decoder(str)
+_STEP = re.compile(r"\.([^.\[\]]+)|\.\"([^\"]*)\"|\[(\d+)\]")
+_DIGITS = Context(prec=2000, Emax=10**6, Emin=-(10**6), traps=[InvalidOperation])
+_INEXACT = re.compile(r"\d{16}|\d[eE]|\.\d{15}|\.0000|-0|\d\.\d*0(?!\d)")
+
+
+def connect(functions_file: Path | None = None, *, threads: int = 1) -> duckdb.DuckDBPyConnection:
+    """A DuckDB with every function installed and no way to files, network or Python variables.
+
+    One connection serves one thread at a time; it is cheap to make. Times are UTC.
+    """
+    connection = duckdb.connect(config={"threads": threads})
+    connection.execute("SET TimeZone = 'UTC'; SET old_implicit_casting = true; SET preserve_insertion_order = true")
+    connection.execute("SET arrow_large_buffer_size = false; SET python_enable_replacements = false")
+    connection.execute("SET arrow_lossless_conversion = true")
+    connection.execute("SET memory_limit = '1GB'")
+    install(connection, functions_file)
+    connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+    return connection
+
+
+def install(connection: duckdb.DuckDBPyConnection, functions_file: Path | None = None) -> None:
+    """Register our functions, then the migration's own."""
+    for name, function, parameters, returns in (
+        ("json_at", json_at, ["VARCHAR", "VARCHAR"], "VARCHAR"),
+        ("json_text", json_text, ["VARCHAR", "VARCHAR"], "VARCHAR"),
+        ("json_kind", json_kind, ["VARCHAR"], "VARCHAR"),
+        ("json_is", json_is, ["VARCHAR"], "BOOLEAN"),
+        ("_canonical_json", canonical_json, ["VARCHAR"], "VARCHAR"),
+        ("_numeric", numeric, ["VARCHAR"], "VARCHAR"),
+    ):
+        connection.create_function(
+            name, function, parameters, returns, type="arrow", null_handling="special"  # type: ignore[arg-type]
+        )
+    connection.execute(MACROS)
+    for name, function in own_functions(functions_file).items():
+        _register(connection, name, function)
+
+
+def _texts(column: pa.ChunkedArray) -> list[str | None]:
+    values: list[str | None] = column.to_pylist()
+    return values
+
+
+def json_at(documents: pa.ChunkedArray, paths: pa.ChunkedArray) -> pa.Array:
+    """The member at a path ('name', an index, or '$.a.b[0]') as exact JSON text; null if none or JSON null."""
+    return pa.array([_at(d, p) for d, p in zip(_texts(documents), _texts(paths), strict=True)], pa.string())
+
+
+def json_text(documents: pa.ChunkedArray, paths: pa.ChunkedArray) -> pa.Array:
+    """Like json_at, but a JSON string gives its characters."""
+    found = (_at(d, p) for d, p in zip(_texts(documents), _texts(paths), strict=True))
+    return pa.array([_STRING.decode(f) if f and f[0] == '"' else f for f in found], pa.string())
+
+
+def json_kind(documents: pa.ChunkedArray) -> pa.Array:
+    """object, array, string, number, boolean or null; `text` for what is no JSON."""
+    return pa.array([_kind(document) for document in _texts(documents)], pa.string())
+
+
+def json_is(documents: pa.ChunkedArray) -> pa.Array:
+    """Whether a text is a JSON document; null for null."""
+    kinds = (_kind(document) for document in _texts(documents))
+    return pa.array([None if kind is None else kind != "text" for kind in kinds], pa.bool_())
+
+
+def canonical_json(documents: pa.ChunkedArray) -> pa.Array:
+    """Equal documents give equal text: keys sorted, no spaces, numbers in their shortest exact form."""
+    return pa.array([None if d is None else _canonical(d) for d in _texts(documents)], pa.string())
+
+
+def numeric(numbers: pa.ChunkedArray) -> pa.Array:
+    """A decimal number of any size in its shortest plain form. Raises for what is no finite number."""
+    return pa.array([None if n is None else _plain(n) for n in _texts(numbers)], pa.string())
+
+
+def _at(document: str | None, path: str | None) -> str | None:
+    if document is None or path is None:
+        return None
+    current = document
+    for step in _steps(path):
+        try:
+            found = _ITEMS.decode(current)[step] if isinstance(step, int) else _MEMBERS.decode(current).get(step)
+        except (msgspec.DecodeError, IndexError):
+            return None
+        if found is None:
+            return None
+        current = bytes(found).decode()
+    return None if current == "null" else current
+
+
+@lru_cache(4096)
+def _steps(path: str) -> tuple[str | int, ...]:
+    if not path.startswith("$"):
+        return (int(path),) if path.isdigit() else (path,)
+    steps, at = [], 1
+    while at < len(path):
+        match = _STEP.match(path, at)
+        if match is None:
+            raise ValueError("a JSON path is like $.a.b[0]")
+        steps.append(int(match[3]) if match[3] else match[1] or match[2])
+        at = match.end()
+    return tuple(steps)
+
+
+def _kind(document: str | None) -> str | None:
+    if document is None:
+        return None
+    try:
+        msgspec.json.decode(document, type=msgspec.Raw)
+        start = document.lstrip()[:1]
+    except msgspec.DecodeError:
+        return "text"
+    kinds = {"{": "object", "[": "array", '"': "string", "t": "boolean", "f": "boolean", "n": "null"}
+    return kinds.get(start, "number")
+
+
+def _canonical(document: str) -> str:
+    if _INEXACT.search(document) is None:
+        return orjson.dumps(orjson.loads(document), option=orjson.OPT_SORT_KEYS).decode()
+    return _canonical_value(document.strip().encode())
+
+
+def _canonical_value(text: bytes) -> str:
+    start = text[:1]
+    if start == b"{":
+        members = sorted(_MEMBERS.decode(text).items())
+        return "{" + ",".join(f"{_quote(k)}:{_canonical_value(bytes(v))}" for k, v in members) + "}"
+    if start == b"[":
+        return "[" + ",".join(_canonical_value(bytes(item)) for item in _ITEMS.decode(text)) + "]"
+    if start == b'"':
+        return _quote(_STRING.decode(text))
+    return text.decode() if start in b"tfn" else _plain(text.decode())
+
+
+def _quote(text: str) -> str:
+    return orjson.dumps(text).decode()
+
+
+@lru_cache(1024)
+def _plain(number: str) -> str:
+    value = _DIGITS.create_decimal(number.strip())
+    if not value.is_finite():
+        raise ValueError("not a finite number")
+    plain = format(value.normalize(_DIGITS), "f")
+    return "0" if plain == "-0" else plain
+
+
+def own_functions(path: Path | None) -> dict[str, Callable[..., Any]]:
+    """The public functions that a migration's functions.py defines itself."""
+    if path is None:
+        return {}
+    module = _module(path)
+    return {
+        name: function
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_") and function.__module__ == module.__name__
+    }
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"resettle_functions_{path.parent.name}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path}: cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+_SQL_TYPES = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN", bytes: "BLOB", Decimal: "VARCHAR"}
+
+
+def _register(connection: duckdb.DuckDBPyConnection, name: str, function: Callable[..., Any]) -> None:
+    """One row function; parameters and result may be null and are typed by the annotations (default text)."""
+    hints = get_type_hints(function)
+    types = [_sql_type(hints.get(parameter)) for parameter in inspect.signature(function).parameters]
+    connection.create_function(
+        name, function, types, _sql_type(hints.get("return")), null_handling="special"  # type: ignore[arg-type]
+    )
+
+
+def _sql_type(hint: Any) -> str:
+    plain = [arm for arm in getattr(hint, "__args__", (hint,)) if arm is not type(None)]
+    return _SQL_TYPES.get(plain[0] if plain else str, "VARCHAR")

@@ -1,0 +1,182 @@
+"""What a migration.yaml may say. Unknown keys are errors; `resettle schema` prints this as JSON Schema."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Expression = Annotated[str, Field(description="An SQL expression (DuckDB's dialect) over the source row.")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
+
+
+class Part(BaseModel):
+    """A frozen piece of the declaration that knows no extra keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Value(Part):
+    """A constant."""
+
+    value: str | int | float | bool | None
+
+
+class Lookup(Part):
+    """A value translated through a table that people or the target own; held where it is missing."""
+
+    lookup: str
+    on: Expression
+
+
+class Ref(Part):
+    """The target key of something this migration made or reused: that flow's unit key goes in ``on``."""
+
+    ref: str
+    on: Expression
+
+
+class Mint(Part):
+    """A value made once and remembered."""
+
+    mint: Literal["uuid"]
+
+
+ColumnForm = Expression | Value | Lookup | Ref | Mint
+
+
+class Output(Part):
+    """One target dataset that a flow writes."""
+
+    into: str = Field(description="connection.dataset")
+    key: str | list[str] | None = Field(
+        None, description="Columns that identify a target row; by default the target's primary key."
+    )
+    match: str | list[str] | None = Field(
+        None, description="Natural key: reuse the row that has it and never overwrite it; else create one."
+    )
+    rows: str | None = Field(
+        None, description="SELECT over `source` (or a .sql file) giving this output's rows; must keep _unit."
+    )
+    columns: dict[str, ColumnForm] | Literal["auto"] = "auto"
+    on_duplicate_key: dict[str, Expression] | None = Field(
+        None, description="Key columns to use instead where another unit already has this key."
+    )
+
+    @model_validator(mode="after")
+    def _one_mode(self) -> Output:
+        if self.key is not None and self.match is not None:
+            raise ValueError("an output has `key:` or `match:`, not both")
+        return self
+
+
+class Flow(Part):
+    """One source dataset and all that its records become."""
+
+    from_: str = Field(alias="from", description="connection.dataset")
+    unit: Expression | list[Expression] = Field(description="What identifies one source record.")
+    rows: str | None = Field(None, description="SELECT over `source` (or a .sql file); must keep _unit.")
+    skip: dict[Name, Expression] = Field(default_factory=dict, description="Out of scope where true.")
+    hold: dict[Name, Expression] = Field(default_factory=dict, description="Needs a person where true.")
+    warn: dict[Name, Expression] = Field(default_factory=dict, description="Migrated, counted and listed.")
+    into: str | None = None
+    key: str | list[str] | None = None
+    match: str | list[str] | None = None
+    columns: dict[str, ColumnForm] | Literal["auto"] | None = None
+    on_duplicate_key: dict[str, Expression] | None = None
+    outputs: dict[Name, Output] = Field(default_factory=dict)
+    on_conflict: Literal["hold", "source", "target"] = "hold"
+    after: list[str] = Field(default_factory=list, description="SQL run in the target once the flow is done.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _outputs_or_into(cls, data: Any) -> Any:
+        if isinstance(data, dict) and ("into" in data) == ("outputs" in data):
+            raise ValueError("a flow has either `into:` with `columns:` or `outputs:`")
+        return data
+
+    @property
+    def all_outputs(self) -> dict[str, Output]:
+        """The outputs in order; the `into:` shorthand is one output named `row`."""
+        if self.into is None:
+            return self.outputs
+        return {
+            "row": Output(
+                into=self.into,
+                key=self.key,
+                match=self.match,
+                columns=self.columns or "auto",
+                on_duplicate_key=self.on_duplicate_key,
+            )
+        }
+
+
+class LookupTable(Part):
+    """Where a lookup's rows come from: a CSV file of the migration, or any dataset of a connection."""
+
+    file: str | None = None
+    from_: str | None = Field(None, alias="from", description="connection.dataset")
+    key: str
+    value: str
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> LookupTable:
+        if (self.file is None) == (self.from_ is None):
+            raise ValueError("a lookup has either `file:` or `from:`")
+        return self
+
+
+class Assertion(Part):
+    """SQL run against a target; passes when its first value equals ``expect``."""
+
+    on: str | None = Field(None, description="The connection; by default the only target.")
+    sql: str
+    expect: str | int | float | bool | None = 0
+
+
+class Probe(Part):
+    """A query as a database role: what that role sees through row-level security."""
+
+    on: str | None = None
+    role: str
+    claims: dict[str, Any] = Field(default_factory=dict)
+    sql: str
+    expect: str | int | float | bool | Literal["denied"] | None
+
+
+class Verify(Part):
+    """Checks beyond the built-in ones."""
+
+    spot_checks: int = Field(20, ge=0, description="Records shown field by field.")
+    assertions: dict[Name, Assertion] = Field(default_factory=dict)
+    probes: dict[Name, Probe] = Field(default_factory=dict)
+
+
+class Environment(Part):
+    """What differs in one environment."""
+
+    connections: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    vars: dict[Name, str | int | float | bool | None] = Field(default_factory=dict)
+    guard: bool = Field(False, description="Writing needs the environment's name typed or passed.")
+
+
+class LedgerPlace(Part):
+    """Where the ledger lives, when not in the target itself."""
+
+    connection: str | None = None
+    schema_: str = Field("resettle", alias="schema", description="Schema, or table prefix where there are none.")
+
+
+class MigrationFile(Part):
+    """A migration.yaml."""
+
+    migration: Name
+    description: str | None = None
+    vars: dict[Name, str | int | float | bool | None] = Field(default_factory=dict)
+    connections: dict[Name, dict[str, Any]]
+    environments: dict[Name, Environment] = Field(default_factory=dict)
+    ledger: LedgerPlace = Field(default_factory=lambda: LedgerPlace.model_validate({}))
+    lookups: dict[Name, LookupTable] = Field(default_factory=dict)
+    flows: dict[Name, Flow] = Field(min_length=1)
+    after: list[str] = Field(default_factory=list)
+    verify: Verify = Field(default_factory=lambda: Verify.model_validate({}))

@@ -1,0 +1,143 @@
+"""Expressions of a migration: parsed by DuckDB, checked for what they may use, JSON access made exact.
+
+DuckDB's own JSON operators read numbers as doubles and would round a 38-digit number inside a document, so
+`->` and `->>` (and json_extract) are rewritten to `json_at` and `json_text` (functions.py), which pass text on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import duckdb
+
+EXACT = {
+    "->": "json_at",
+    "->>": "json_text",
+    "json_extract": "json_at",
+    "json_extract_path": "json_at",
+    "json_extract_string": "json_text",
+    "json_extract_path_text": "json_text",
+}
+UNREPEATABLE = frozenset(
+    "now current_timestamp current_date current_time today get_current_timestamp random uuid gen_random_uuid "
+    "uuidv4 uuidv7 nextval currval transaction_timestamp localtimestamp setseed".split()
+)
+
+
+class SqlError(ValueError):
+    """DuckDB does not understand the text; ``position`` counts characters from 0 where it says so."""
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """An expression or SELECT ready to run, with the columns it names (qualifier, name, position)."""
+
+    sql: str
+    columns: tuple[tuple[str | None, str, int], ...]
+
+
+_NOWHERE = 2**63
+_lock = Lock()
+
+
+@cache
+def _parser() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"threads": 1, "enable_external_access": "false"})
+
+
+@cache
+def parse_expression(text: str) -> Parsed:
+    """Parse one SQL expression. Raises SqlError for anything else."""
+    prefix = "SELECT "
+    tree = _serialize(f"{prefix}{text}\n", len(prefix))
+    node = tree["statements"][0]["node"]
+    if len(tree["statements"]) != 1 or node.get("type") != "SELECT_NODE" or len(node["select_list"]) != 1:
+        raise SqlError("expected one SQL expression")
+    if node["from_table"]["type"] != "EMPTY" or node["where_clause"]:
+        raise SqlError("expected one SQL expression, not a query")
+    _check(node, len(prefix))
+    rewritten = _deserialize(tree)
+    columns = tuple(_columns(node, len(prefix)))
+    return Parsed(rewritten.strip().removeprefix("SELECT ").strip(), columns)
+
+
+@cache
+def parse_query(text: str) -> Parsed:
+    """Parse one SELECT (the `rows:` of a flow or output). Raises SqlError for anything else."""
+    tree = _serialize(text, 0)
+    if len(tree["statements"]) != 1:
+        raise SqlError("expected one SELECT")
+    _check(tree, 0)
+    return Parsed(_deserialize(tree), tuple(_columns(tree, 0)))
+
+
+def _serialize(text: str, offset: int) -> dict[str, Any]:
+    with _lock:
+        row = _parser().execute("SELECT json_serialize_sql(?::VARCHAR)", [text]).fetchone()
+    tree: dict[str, Any] = json.loads(row[0] if row else "{}")
+    if tree.get("error"):
+        position = tree.get("position")
+        message = str(tree.get("error_message", "not SQL")).splitlines()[0]
+        raise SqlError(message, None if position is None else max(int(position) - offset, 0))
+    return tree
+
+
+def _deserialize(tree: dict[str, Any]) -> str:
+    with _lock:
+        row = _parser().execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchone()
+    return str(row[0]) if row else ""
+
+
+def _check(tree: Any, offset: int) -> None:
+    for node in _nodes(tree):
+        if node.get("class") == "LAMBDA" and not _is_lambda(node):
+            _arrow_to_call(node)
+        name = node.get("function_name")
+        if isinstance(name, str) and name in EXACT:
+            node |= {"function_name": EXACT[name], "is_operator": False}
+        if isinstance(name, str) and name.lower() in UNREPEATABLE:
+            raise SqlError(
+                f"{name}() gives another value each run; use migration_time or {{mint: uuid}}",
+                max(int(node.get("query_location") or 0) - offset, 0),
+            )
+
+
+def _is_lambda(node: dict[str, Any]) -> bool:
+    """`lambda x: ...` has a parameter without a place of its own; `a -> 'b'` parses to the same node with one."""
+    return int(node["lhs"].get("query_location") or 0) >= _NOWHERE
+
+
+def _arrow_to_call(node: dict[str, Any]) -> None:
+    document, path = node.pop("lhs"), node.pop("expr")
+    node |= {"class": "FUNCTION", "type": "FUNCTION", "function_name": "json_at", "schema": "", "catalog": ""}
+    node |= {"children": [document, path], "filter": None, "distinct": False, "is_operator": False}
+    node |= {"order_bys": {"type": "ORDER_MODIFIER", "orders": []}, "export_state": False}
+
+
+def _columns(tree: Any, offset: int) -> Iterator[tuple[str | None, str, int]]:
+    nodes = list(_nodes(tree))
+    parameters = {tuple(node["lhs"]["column_names"]) for node in nodes if node.get("class") == "LAMBDA"}
+    for node in nodes:
+        if node.get("class") == "COLUMN_REF" and tuple(node["column_names"]) not in parameters:
+            names = node["column_names"]
+            at = max(int(node.get("query_location") or 0) - offset, 0)
+            yield (names[0] if len(names) > 1 else None, names[-1 if len(names) < 3 else 1], at)
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+        for value in tree.values():
+            yield from _nodes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _nodes(value)
