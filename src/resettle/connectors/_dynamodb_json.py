@@ -1,7 +1,7 @@
 """DynamoDB JSON to columns of text and back: the one decoder of dynamodb.py and files.py.
 
-A record is one line, `{"Item": {attribute: {tag: value}}}` as exports write it, or the bare inner object. A bare
-record that begins with an attribute named `Item` reads as an export's: wrap such records before decoding.
+A record is one line, `{"Item": {attribute: {tag: value}}}` as exports write it, or the bare inner object. A
+bare record that begins with an attribute named `Item` reads as an export's: wrap it before decoding.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from decimal import Decimal
 from typing import Any
 
@@ -19,11 +19,11 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import RECORD, TROUBLE
+from resettle.batch import RECORD, TROUBLE, Column, Kind
 
 WRAPPED = '{"Item":{'
 
-_SCALARS = {tag: "VARCHAR" for tag in ("S", "N", "BOOL", "NULL")}
+_SCALARS = dict.fromkeys(("S", "N", "BOOL", "NULL"), "VARCHAR")
 
 # DuckDB turns any JSON value into text, and a JSON number into a double first. DynamoDB writes S, N and B as
 # strings, so whatever looks otherwise is left to the strict path. It may catch too much, never too little.
@@ -43,7 +43,7 @@ _SIFT = """
 """
 
 
-class _Strange(ValueError):
+class _StrangeError(Exception):
     """A value that is not DynamoDB JSON; the message says why and names no value."""
 
 
@@ -59,9 +59,8 @@ _local = _Local()
 
 
 def encode(item: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line for an item of boto3's low-level client. Keys are sorted: the service gives them in any order."""
-    options = orjson.OPT_SORT_KEYS
-    return orjson.dumps({"Item": item}, default=_base64, option=options).decode()
+    """One line for an item of boto3's low-level client; keys sorted: the service has no order."""
+    return orjson.dumps({"Item": item}, default=_base64, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def decode(table: pa.Table, names: Sequence[str]) -> pa.Table:
@@ -97,7 +96,7 @@ def _scalars(records: pa.Array, names: Sequence[str]) -> pa.Table:
     """For the nth name `n`, its scalar as text, and `oddn`, whether it is there but is no scalar."""
     if not names:
         return pa.table({})
-    shape = json.dumps({"Item": {name: _SCALARS for name in names}}).replace("'", "''")
+    shape = json.dumps({"Item": dict.fromkeys(names, _SCALARS)}).replace("'", "''")
     # By position: DuckDB compares the names of a struct without case, DynamoDB's attributes have case.
     values = (f"struct_extract_at(item, {position}) as v{position}" for position in range(1, len(names) + 1))
     texts = (f"coalesce(v{n}.S, v{n}.N, v{n}.BOOL) as t{n}" for n in range(1, len(names) + 1))
@@ -157,76 +156,69 @@ def _strictly(
         for name in wanted[row]:
             try:
                 texts[name].append(_text(item.get(name)))
-            except (_Strange, RecursionError, orjson.JSONEncodeError) as error:
+            except (_StrangeError, RecursionError, orjson.JSONEncodeError) as error:
                 texts[name].append(None)
-                why = str(error) if isinstance(error, _Strange) else "nested too deeply"
+                why = str(error) if isinstance(error, _StrangeError) else "nested too deeply"
                 trouble.setdefault(row, f'attribute "{name}": {why}')
     return {name: pa.array(found, pa.string()) for name, found in texts.items()}
 
 
 def _text(value: Any) -> str | None:
     """A top-level attribute as text."""
-    if value is None:
-        return None
-    tag, inner = _tagged(value)
-    if tag in ("S", "N", "B"):
-        return _string(inner)
-    plain = _plain(value)
-    return None if plain is None else orjson.dumps(plain).decode()
+    plain = None if value is None else _plain(value)
+    if plain is None or isinstance(plain, str):
+        return plain
+    return str(value["N"]) if "N" in value else orjson.dumps(plain).decode()
 
 
 def _plain(value: Any) -> Any:
     """A typed value without its tags, ready for orjson, numbers with every digit."""
-    tag, inner = _tagged(value)
-    return _PLAIN[tag](inner)
-
-
-def _tagged(value: Any) -> tuple[str, Any]:
-    if isinstance(value, dict) and len(value) == 1:
-        for tag, inner in value.items():
-            if tag in _PLAIN:
-                return tag, inner
-    raise _Strange("not one value with one known type tag")
+    try:
+        ((tag, inner),) = value.items()
+        untag = _UNTAG[tag]
+    except (AttributeError, KeyError, ValueError):
+        raise _StrangeError("not one value with one known type tag") from None
+    return untag(inner)
 
 
 def _string(inner: Any) -> str:
     if not isinstance(inner, str):
-        raise _Strange("a string, number or binary that is not written as a string")
+        raise _StrangeError("a string, number or binary that is not written as a string")
     return inner
 
 
 def _number(inner: Any) -> orjson.Fragment:
     if not _NUMBER.fullmatch(_string(inner)):
-        raise _Strange("a number that is none")
+        raise _StrangeError("a number that is none")
     return orjson.Fragment(inner)
 
 
 def _bool(inner: Any) -> bool:
     if not isinstance(inner, bool):
-        raise _Strange("neither true nor false")
+        raise _StrangeError("neither true nor false")
     return inner
 
 
 def _null(inner: Any) -> None:
     if inner is not True:
-        raise _Strange("a NULL that is not true")
+        raise _StrangeError("a NULL that is not true")
 
 
 def _map(inner: Any) -> dict[str, Any]:
     if not isinstance(inner, dict):
-        raise _Strange("a map that is no object")
+        raise _StrangeError("a map that is no object")
     return {name: _plain(member) for name, member in inner.items()}
 
 
 def _list(inner: Any) -> list[Any]:
     if not isinstance(inner, list):
-        raise _Strange("a list or set that is no array")
+        raise _StrangeError("a list or set that is no array")
     return [_plain(member) for member in inner]
 
 
 def _strings(inner: Any) -> list[str]:
     if not isinstance(inner, list):
-        raise _Strange("a list or set that is no array")
+        raise _StrangeError("a list or set that is no array")
     return sorted(map(_string, inner))
 
 
@@ -235,7 +227,7 @@ def _numbers(inner: Any) -> list[orjson.Fragment]:
     return [fragments[text] for text in sorted(fragments, key=Decimal)]
 
 
-_PLAIN: Mapping[str, Callable[[Any], Any]] = {
+_UNTAG: Mapping[str, Callable[[Any], Any]] = {
     "S": _string,
     "N": _number,
     "B": _string,
@@ -253,3 +245,24 @@ def _base64(value: Any) -> str:
     if isinstance(value, bytes | bytearray):
         return base64.b64encode(value).decode()
     raise TypeError(f"no DynamoDB value: {type(value).__name__}")
+
+
+def columns(records: pa.Table) -> tuple[Column, ...]:
+    """The attributes that the records in `_record` hold, by name; ``native`` lists their type tags.
+
+    All travel as text, as `decode` gives them: numbers as NUMERIC, maps, lists and sets as JSON.
+    """
+    held: dict[str, set[str]] = {}
+    sifted = _sift(records[RECORD].combine_chunks().cast(pa.string()), {})
+    for record in sifted.drop_null().to_pylist():
+        for name, value in orjson.loads(record)["Item"].items():
+            held.setdefault(name, set()).update(value if isinstance(value, dict) else ())
+    return tuple(column(name, tags) for name, tags in sorted(held.items()))
+
+
+def column(name: str, tags: Set[str], *, nullable: bool = True) -> Column:
+    """An attribute seen with these type tags."""
+    known = tags - {"NULL"}
+    nested = known and known <= {"M", "L", "SS", "NS", "BS"}
+    kind = Kind.NUMERIC if known == {"N"} else Kind.JSON if nested else Kind.TEXT
+    return Column(name, kind, "|".join(sorted(tags)), nullable)

@@ -189,7 +189,11 @@ class Memory:
         with duckdb.connect(config={"enable_external_access": False}) as connection:
             for dataset, table in self._tables.items():
                 connection.register(dataset, _arrow(table.schema.columns, table.rows.values(), reading=True))
-            return self._call(connection.execute, sql).fetchall()
+            try:
+                rows: list[tuple[Any, ...]] = self._call(connection.execute, sql).fetchall()
+            except duckdb.Error as error:
+                raise ConfigError(f"{self.name}: {error}") from error
+        return rows
 
     @property
     def _tables(self) -> dict[str, _Table]:
@@ -246,7 +250,8 @@ class Memory:
                 identity = self._identity(table.schema, row) if table.schema.key else old
                 if identity != old and identity in held:
                     raise self._refused("unique", ", ".join(table.schema.key))
-                del held[old]
+                if identity != old:
+                    del held[old]
                 held[identity] = row
                 changed.append(row)
         self._put(table, held, changed)

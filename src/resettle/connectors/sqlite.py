@@ -1,24 +1,35 @@
-"""SQLite database files, a D1 export among them: source, target and a home for the ledger."""
+"""SQLite database files, a local D1 among them: source, target and a home for the ledger."""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import itertools
-import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from resettle.batch import ARROW, TROUBLE, Action, Batch, Column, ForeignKey, Kind, Partition, Schema
+from resettle.batch import Action, Batch, Partition, Schema
 from resettle.calls import Caller
 from resettle.connector import Sql
+from resettle.connectors._sqlite import Rows, answer, decoded, marked, quote, read_schema, tuples, typed
+from resettle.connectors._sqlite_statements import (
+    connect,
+    declared_types,
+    delete,
+    fill,
+    insert,
+    page,
+    refused_units,
+    select,
+    write,
+)
 from resettle.errors import (
     AccessError,
     ConfigError,
@@ -28,23 +39,18 @@ from resettle.errors import (
     TransientError,
 )
 
-Rows = list[tuple[Any, ...]]
-Write = tuple[str, pa.Table, Sequence[str], Action]
-
-STAGED = "resettle_rows"
-UNIT = "resettle_unit"
-MOST_PARAMETERS = 32_000  # of one statement; SQLite's own default limit is 32,766
+MOST_PARAMETERS = 32_000  # in one statement; SQLite's own default limit is 32,766
 
 
 class SQLiteSettings(BaseModel):
-    """Settings of a connection of type `sqlite`. ``create`` makes a missing file, as a ledger wants."""
+    """Settings of a connection of type `sqlite`; ``create`` makes a missing file, as a ledger needs it."""
 
     model_config = ConfigDict(extra="forbid")
 
     path: Path
     readonly: bool = False
     create: bool = False
-    busy_timeout: float = Field(default=30, ge=0, description="seconds to wait for another writer's lock")
+    busy_timeout: float = Field(default=30, ge=0, description="seconds to wait for another writer")
 
 
 ERRORS: Mapping[int, type[ConnectorError]] = {
@@ -59,7 +65,7 @@ ERRORS: Mapping[int, type[ConnectorError]] = {
     sqlite3.SQLITE_CORRUPT: CorruptError,
     sqlite3.SQLITE_NOTADB: CorruptError,
 }
-"""By primary result code; see https://sqlite.org/rescode.html."""
+"""By primary result code, as https://sqlite.org/rescode.html lists them."""
 
 REFUSALS: Mapping[str, str] = {
     "SQLITE_CONSTRAINT_PRIMARYKEY": "unique",
@@ -73,29 +79,31 @@ REFUSALS: Mapping[str, str] = {
     "SQLITE_MISMATCH": "type",
     "SQLITE_TOOBIG": "too_large",
 }
+"""The reason of a RejectedError, by extended result code."""
 
 
-def errors(error: BaseException) -> ConnectorError | None:
-    """What a sqlite3 error means; None for a mistake in the statement, which is raised as it is."""
+def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
+    """What a sqlite3 error means; None for a mistake in a statement, which is raised as it is."""
     if not isinstance(error, sqlite3.Error) or not hasattr(error, "sqlite_errorcode"):
         return None
     if error.sqlite_errorname in REFUSALS:
         # "UNIQUE constraint failed: people.id": SQLite names columns and constraints here, never values.
-        return RejectedError(REFUSALS[error.sqlite_errorname], str(error).partition(": ")[2])
+        detail = str(error).partition(": ")[2]
+        return RejectedError(REFUSALS[error.sqlite_errorname], detail, connection=connection)
     known = ERRORS.get(error.sqlite_errorcode & 0xFF)
-    return known(str(error)) if known else None
+    return known(str(error), connection=connection) if known else None
 
 
 class SQLite:
     """Source, Target and Sql over one database file.
 
-    SQLite lets a value disobey its column's declared type, so a source column is always read as text (reals in
-    their shortest exact form), or as binary where it is declared BLOB; a record whose text is not UTF-8 gets
-    `_trouble`. `fetch` gives the declared types and raises RejectedError("nonconforming") where a value has
-    another. `write` refuses ("inexact") a number that the column's affinity would not keep to the last digit.
+    A value may disobey its column's declared type, so a source column is always read as text (a real in its
+    shortest exact form), or as binary where it is declared BLOB; a record whose text is not UTF-8 gets
+    `_trouble`. `fetch` gives the declared types, or RejectedError("nonconforming") where a value has another.
+    `write` refuses as "inexact" what the column would not keep to the last digit.
 
-    Reading takes one short statement a batch, in order of rowid, on connections of its own that are opened
-    read-only: no lock outlives a batch, so a source may be the very file that is written. One connection writes.
+    Reading takes one short statement a batch, in order of rowid, on read-only connections of its own: no
+    lock outlives a batch, so that a source may be the very file that is being written. One connection writes.
     """
 
     transactional = True
@@ -105,16 +113,17 @@ class SQLite:
         self.name = name
         self._settings = settings
         self._path = _existing(name, settings)
-        self._call = caller or Caller(errors)
+        self._call = caller or Caller(functools.partial(errors, connection=name))
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
+        self._schemas: dict[str, Schema] = {}
         self._writer: sqlite3.Connection | None = None
         self._writing = threading.Lock()
 
     def datasets(self) -> Sequence[str]:
-        rows = self.execute(
+        rows = self._rows(
             "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual')"
-            " AND name NOT LIKE 'sqlite\\_%%' ESCAPE '\\' ORDER BY name".replace("%%", "%")
+            r" AND name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER BY name"
         )
         return [name for (name,) in rows]
 
@@ -122,19 +131,264 @@ class SQLite:
         known = self.datasets()
         if dataset not in known:
             raise _unknown(f"{self.name} has no dataset {dataset!r}", dataset, known)
-        info = self._pragma("table_xinfo", dataset, "name, type, \"notnull\", dflt_value, pk, hidden")
-        sql = self.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = %s", [dataset])[0][0]
-        triggers = self.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s ORDER BY name", [dataset]
+        may = {"select"} if self._settings.readonly else {"select", "insert", "update"}
+        self._schemas[dataset] = read_schema(self._rows, dataset, frozenset(may))
+        return self._schemas[dataset]
+
+    def count(self, dataset: str) -> int | None:
+        return int(self._rows(f"SELECT count(*) FROM {self._table(dataset)}")[0][0])
+
+    def partitions(self, dataset: str, wanted: int) -> Sequence[Partition]:
+        """Ranges of rowid, open at both ends; a WITHOUT ROWID table is one. The file is checked first."""
+        table = self._table(dataset)
+        report = self._rows(f"PRAGMA main.quick_check({quote(dataset)})")
+        # Only damaged pages matter here; it also lists values that disobey a CHECK or NOT NULL.
+        if any(str(line).startswith("***") for (line,) in report):
+            raise CorruptError(f"{dataset}: the file fails SQLite's own check", connection=self.name)
+        order = self._order(self._seen(dataset))
+        if order == self._seen(dataset).key:
+            return [Partition(dataset, "0")]
+        low, high = self._rows(f"SELECT min({order[0]}), max({order[0]}) FROM {table}")[0]
+        size = 0 if low is None else high - low + 1
+        parts = max(1, min(wanted, size))
+        cuts = [low + size * part // parts - 1 for part in range(1, parts)]
+        ranges = itertools.pairwise([None, *cuts, None])
+        return [
+            Partition(dataset, str(part), {"after": after, "until": until})
+            for part, (after, until) in enumerate(ranges)
+        ]
+
+    def read(self, partition: Partition, rows: int) -> Iterator[Batch]:
+        schema = self._seen(partition.dataset)
+        order = self._order(schema)
+        first = partition.detail.get("after")
+        after = () if first is None else (first,)
+        until = [partition.detail["until"]] if partition.detail.get("until") is not None else []
+        connection = self._connect("ro")
+        try:
+            while True:
+                sql = self._next_page(schema, order, bool(after), bool(until))
+                found = self._call(page, connection, sql, (*after, *until, rows))
+                if not found:
+                    return
+                yield Batch(partition.dataset, decoded(schema, found))
+                after = found[-1][len(schema.columns) :]
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        while self._opened:
+            self._opened.pop().close()
+
+    def sql(self) -> Sql | None:
+        return self
+
+    @contextmanager
+    def transaction(self, *, readonly: bool = False) -> Iterator[None]:
+        if self._open:
+            raise RuntimeError(f"{self.name}: a transaction is already open")
+        with nullcontext() if readonly else self._writing:
+            connection = self._reader() if readonly else self._writable()
+            self._call(connection.execute, "BEGIN" if readonly else "BEGIN IMMEDIATE")
+            self._local.open, self._local.staged = connection, set()
+            try:
+                yield
+                for name in self._local.staged:
+                    connection.execute(f"DROP TABLE IF EXISTS temp.{quote(name)}")
+                self._call(connection.execute, "COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._local.open = None
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        if self._open or self._settings.readonly:
+            return self._rows(marked(sql), parameters)
+        with self._writing:
+            return self._call(page, self._writable(), marked(sql), parameters)
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        names, rows = self._call(select, self._current(), marked(sql), parameters)
+        columns = list(zip(*rows, strict=True)) or [()] * len(names)
+        undecided = any(cells.count(None) == len(cells) for cells in columns)
+        declared = (
+            self._call(declared_types, self._current(), marked(sql)) if undecided else [""] * len(names)
         )
-        key = tuple(row[0] for row in sorted(info, key=lambda row: row[4]) if row[4])
-        return Schema(
-            dataset,
-            tuple(_column(row, alone=len(key) == 1) for row in info if row[5] != 1),
-            key,
-            tuple(self._unique(dataset)),
-            tuple(self._foreign_keys(dataset)),
-            _checks(sql or ""),
-            tuple(name for (name,) in triggers),
-            privileges=frozenset({"select"} if self._settings.readonly else {"select", "insert", "update"}),
+        return pa.Table.from_arrays([*map(answer, declared, columns)], names=names)
+
+    def insert(self, table: str, rows: pa.Table) -> None:
+        """Unsigned 64-bit integers are stored as the signed ones of the same bits."""
+        target = ".".join(quote(part) for part in table.split("."))
+        with self._within() as connection:
+            self._call(insert, connection, target, rows)
+
+    def stage(self, name: str, rows: pa.Table) -> None:
+        if not self._open:
+            raise RuntimeError(f"{self.name}: staging needs a transaction")
+        self._call(fill, self._current(), name, rows)
+        self._local.staged.add(name)
+
+    def empty(self, dataset: str) -> bool:
+        return not self._rows(f"SELECT EXISTS (SELECT 1 FROM {self._table(dataset)})")[0][0]
+
+    def fetch(self, dataset: str, keys: pa.Table, columns: Sequence[str], *, lock: bool = False) -> pa.Table:
+        schema = self._seen(dataset)
+        names = list(dict.fromkeys([*keys.column_names, *columns]))
+        for name in names:
+            if name not in schema.names:
+                raise _unknown(f"{self.name}.{dataset} has no column {name!r}", name, schema.names)
+        wanted = list(dict.fromkeys(tuples(keys)))
+        step = MOST_PARAMETERS // keys.num_columns
+        found: Rows = []
+        for start in range(0, len(wanted), step):
+            found += self._matching(dataset, keys.column_names, wanted[start : start + step], names)
+        cells = list(zip(*found, strict=True)) or [()] * len(names)
+        return pa.table([self._typed(schema, name, cells[at]) for at, name in enumerate(names)], names=names)
+
+    def write(self, dataset: str, rows: pa.Table, key: Sequence[str], action: Action) -> None:
+        schema = self._seen(dataset)
+        with self._within() as connection:
+            self._call(write, connection, schema, rows, key, action)
+
+    def refusals(
+        self, writes: Sequence[tuple[str, pa.Table, Sequence[str], Action]], units: Sequence[pa.Array]
+    ) -> pa.Table | None:
+        seen = [(self._seen(dataset), rows, key, action) for dataset, rows, key, action in writes]
+        with self._within() as connection:
+            refused = self._call(refused_units, connection, seen, units, errors)
+        return pa.table(
+            {
+                "unit": pa.array(list(refused), units[0].type if units else pa.string()),
+                "reason": pa.array([error.reason for error in refused.values()], pa.string()),
+                "detail": pa.array([error.detail for error in refused.values()], pa.string()),
+            }
         )
+
+    def delete(self, dataset: str, keys: pa.Table) -> int:
+        schema = self._seen(dataset)
+        with self._within() as connection:
+            return self._call(delete, connection, schema, keys)
+
+    def orphans(self, dataset: str) -> pa.Table:
+        # foreign_key_check numbers the constraints as foreign_key_list does, whose order the schema keeps.
+        names = [fk.name for fk in self._seen(dataset).foreign_keys]
+        counted = self._rows(
+            "SELECT fkid, count(*) FROM pragma_foreign_key_check(?) GROUP BY fkid", [dataset]
+        )
+        return pa.table(
+            {
+                "constraint": pa.array([names[number] for number, _ in counted], pa.string()),
+                "count": pa.array([count for _, count in counted], pa.int64()),
+            }
+        )
+
+    def ask(self, sql: str, *, role: str | None = None, claims: str | None = None) -> list[tuple[Any, ...]]:
+        if role is not None:
+            raise ConfigError(f"{self.name}: SQLite has no roles")
+        self._rows("PRAGMA query_only = ON")
+        try:
+            return self._rows(sql)
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise ConfigError(f"{self.name}: {error}") from error
+        finally:
+            self._rows("PRAGMA query_only = OFF")
+
+    @property
+    def _open(self) -> sqlite3.Connection | None:
+        """The connection of this thread's transaction."""
+        return getattr(self._local, "open", None)
+
+    @contextmanager
+    def _within(self) -> Iterator[sqlite3.Connection]:
+        """The open transaction, or one of its own."""
+        with nullcontext() if self._open else self.transaction():
+            yield self._current()
+
+    def _current(self) -> sqlite3.Connection:
+        return self._open or self._reader()
+
+    def _reader(self) -> sqlite3.Connection:
+        if getattr(self._local, "reader", None) is None:
+            self._local.reader = self._connect("ro")
+            self._opened.append(self._local.reader)
+        reader: sqlite3.Connection = self._local.reader
+        return reader
+
+    def _writable(self) -> sqlite3.Connection:
+        if self._settings.readonly:
+            raise AccessError("the connection is read-only", connection=self.name)
+        if self._writer is None:
+            self._writer = self._connect("rw")
+            self._opened.append(self._writer)
+        return self._writer
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        return self._call(connect, f"{self._path.as_uri()}?mode={mode}", self._settings.busy_timeout)
+
+    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        return self._call(page, self._current(), sql, parameters)
+
+    def _seen(self, dataset: str) -> Schema:
+        return self._schemas.get(dataset) or self.schema(dataset)
+
+    def _table(self, dataset: str) -> str:
+        return f"main.{quote(self._seen(dataset).dataset)}"
+
+    def _order(self, schema: Schema) -> tuple[str, ...]:
+        """What reading goes by: rowid under a name that no column took, or the key of a table without."""
+        without = self._rows("SELECT wr FROM pragma_table_list(?) WHERE schema = 'main'", [schema.dataset])[
+            0
+        ][0]
+        taken = {name.lower() for name in schema.names}
+        free = [name for name in ("rowid", "_rowid_", "oid") if name not in taken]
+        return schema.key if without or not free else (free[0],)
+
+    def _next_page(self, schema: Schema, order: Sequence[str], after: bool, until: bool) -> str:
+        position = f"({', '.join(map(quote, order))})"
+        tests = [f"{position} > ({', '.join('?' * len(order))})"] * after + [f"{position} <= (?)"] * until
+        return (
+            f"SELECT {', '.join(map(quote, (*schema.names, *order)))} FROM {self._table(schema.dataset)}"
+            f" WHERE {' AND '.join(tests) or '1'} ORDER BY {position[1:-1]} LIMIT ?"
+        )
+
+    def _matching(self, dataset: str, key: Sequence[str], wanted: Rows, names: Sequence[str]) -> Rows:
+        row = f"({', '.join('?' * len(key))})"
+        same = " AND ".join(f"t.{quote(name)} = k.column{at}" for at, name in enumerate(key, 1))
+        return self._rows(
+            f"SELECT {', '.join(f't.{quote(name)}' for name in names)}"
+            f" FROM (VALUES {', '.join([row] * len(wanted))}) AS k"
+            f" CROSS JOIN {self._table(dataset)} AS t ON {same}",  # CROSS keeps the keys as the outer loop
+            list(itertools.chain.from_iterable(wanted)),
+        )
+
+    def _typed(self, schema: Schema, name: str, cells: Sequence[Any]) -> pa.Array:
+        column = schema.column(name)
+        assert column is not None
+        try:
+            return typed(column.kind, cells)
+        except ValueError:
+            # `from None`: Arrow's message shows the value.
+            raise RejectedError("nonconforming", name, connection=self.name) from None
+
+
+def _existing(name: str, settings: SQLiteSettings) -> Path:
+    path = settings.path.expanduser().absolute()
+    try:
+        if settings.create and not settings.readonly:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()  # to SQLite, an empty file is an empty database
+        if path.is_file():
+            return path
+        near = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    except PermissionError as error:
+        raise AccessError(f"{settings.path}: {error.strerror}", connection=name) from error
+    raise _unknown(f"{name}: there is no file {settings.path}", path.name, near)
+
+
+def _unknown(message: str, name: str, known: Iterable[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return ConfigError(
+        message, hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    )

@@ -51,8 +51,11 @@ def cast(expression: str, sql_type: str, column: Column) -> Cast:
     return Cast(sql, tuple(_checks(column)))
 
 
-def _error(message: str, sql_type: str) -> str:
-    return f"CAST(error({literal(message)}) AS {sql_type})"
+def refuse(value: str, sql_type: str) -> str:
+    """SQL that fails for any value that is not null. (DuckDB's error() is volatile, which TRY does not take.)"""
+    inner = "BIGINT" if sql_type == "VARCHAR" else sql_type
+    failing = f"CAST('!' || CAST({value} AS VARCHAR) AS {inner})"
+    return f"CAST({failing} AS VARCHAR)" if sql_type == "VARCHAR" else failing
 
 
 def _text(e: str, base: str, column: Column) -> str:
@@ -61,7 +64,7 @@ def _text(e: str, base: str, column: Column) -> str:
 
 def _whole(sql_type: str) -> Callable[[str, str, Column], str]:
     def whole(e: str, base: str, column: Column) -> str:
-        bad = _error("not a whole number", sql_type)
+        bad = refuse(e, sql_type)
         if base == "VARCHAR":
             fits = rf"regexp_full_match(trim({e}), '[+-]?\d+(\.0*)?')"
             plain = f"CAST(regexp_replace(trim({e}), '\\.0*$', '') AS {sql_type})"
@@ -80,7 +83,7 @@ def _float(sql_type: str) -> Callable[[str, str, Column], str]:
 def _boolean(e: str, base: str, column: Column) -> str:
     if base in {"BOOLEAN", "VARCHAR"}:
         return f"CAST({e} AS BOOLEAN)"
-    bad = _error("neither 0 nor 1", "BOOLEAN")
+    bad = refuse(e, "BOOLEAN")
     return f"CASE WHEN {e} IN (0, 1) THEN CAST({e} AS BOOLEAN) WHEN {e} IS NULL THEN NULL ELSE {bad} END"
 
 
@@ -92,7 +95,7 @@ def _numeric(e: str, base: str, column: Column) -> str:
     whole = column.precision - scale
     fraction = rf"(\.\d{{1,{scale}}})?" if scale else ""
     fits = rf"regexp_full_match({value}, '-?(\d{{1,{max(whole, 1)}}}){fraction}')"
-    return f"CASE WHEN {e} IS NULL THEN NULL WHEN {fits} THEN {value} ELSE {_error('too many digits', 'VARCHAR')} END"
+    return f"CASE WHEN {e} IS NULL THEN NULL WHEN {fits} THEN {value} ELSE {refuse(e, 'VARCHAR')} END"
 
 
 def _uuid(e: str, base: str, column: Column) -> str:
@@ -118,7 +121,7 @@ def _datetime(e: str, base: str, column: Column) -> str:
 def _date(e: str, base: str, column: Column) -> str:
     if base == "VARCHAR":
         fits = rf"regexp_full_match(trim({e}), '\d{{4}}-\d\d-\d\d')"
-        bad = _error("not a date", "DATE")
+        bad = refuse(e, "DATE")
         return f"CASE WHEN {e} IS NULL THEN NULL WHEN {fits} THEN CAST({e} AS DATE) ELSE {bad} END"
     if base != "DATE":
         raise NoCast(f"{base} does not become a date; write CAST(x AS DATE) if the time may go")
@@ -133,7 +136,7 @@ def _json(e: str, base: str, column: Column) -> str:
     if base not in {"VARCHAR", "JSON"}:
         return f"CAST(to_json({e}) AS VARCHAR)"
     text = f"CAST({e} AS VARCHAR)" if base == "JSON" else e
-    bad = _error("not JSON", "VARCHAR")
+    bad = refuse(text, "VARCHAR")
     return f"CASE WHEN {text} IS NULL THEN NULL WHEN json_valid({text}) THEN {text} ELSE {bad} END"
 
 

@@ -27,16 +27,16 @@ MACROS = r"""
 CREATE MACRO _us(t, scale) AS CAST(CASE
     WHEN CAST(t AS DECIMAL(38, 12)) * scale = trunc(CAST(t AS DECIMAL(38, 12)) * scale)
     THEN CAST(t AS DECIMAL(38, 12)) * scale
-    ELSE CAST(error('an instant finer than a microsecond') AS DECIMAL(38, 12)) END AS BIGINT);
+    ELSE CAST('finer than a microsecond: ' || t AS DECIMAL(38, 12)) END AS BIGINT);
 CREATE MACRO _epoch(t) AS make_timestamptz(CASE
     WHEN abs(CAST(t AS DOUBLE)) >= 1e8  AND abs(CAST(t AS DOUBLE)) < 1e11 THEN _us(t, 1000000)
     WHEN abs(CAST(t AS DOUBLE)) >= 1e11 AND abs(CAST(t AS DOUBLE)) < 1e14 THEN _us(t, 1000)
     WHEN abs(CAST(t AS DOUBLE)) >= 1e14 AND abs(CAST(t AS DOUBLE)) < 1e17 THEN _us(t, 1)
-    ELSE CAST(error('a number that is no instant between 1973 and 5138 in s, ms or us') AS BIGINT) END);
+    ELSE CAST('no instant between 1973 and 5138 in s, ms or us: ' || t AS BIGINT) END);
 CREATE MACRO _iso(t) AS CASE
     WHEN regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6}0*)?)?)?\s*(Z|[+-]\d\d(:?\d\d)?)?')
     THEN CAST(CASE WHEN length(t) = 10 THEN t || ' 00:00:00+00' ELSE t END AS TIMESTAMPTZ)
-    ELSE CAST(error('text that is no ISO 8601 or SQL instant') AS TIMESTAMPTZ) END;
+    ELSE CAST('no ISO 8601 or SQL instant: ' || t AS TIMESTAMPTZ) END;
 CREATE MACRO _instant(t) AS CASE
     WHEN t IS NULL OR t = '' OR t = '0' THEN NULL
     WHEN regexp_full_match(t, '[1-9][0-9]{11,13}') THEN make_timestamptz(CAST(t AS BIGINT) * 1000)
@@ -75,8 +75,17 @@ def connect(functions_file: Path | None = None, *, threads: int = 1) -> duckdb.D
     connection.execute("SET arrow_lossless_conversion = true")
     connection.execute("SET memory_limit = '1GB'")
     install(connection, functions_file)
-    connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+    connection.execute("SET enable_external_access = false")
     return connection
+
+
+def run_tried(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+    """Run SQL that says TRY. DuckDB would move what two TRYs have in common out of both, where it can fail."""
+    connection.execute("SET disabled_optimizers = 'common_subexpressions'")
+    try:
+        return connection.sql(sql).to_arrow_table()
+    finally:
+        connection.execute("RESET disabled_optimizers")
 
 
 def install(connection: duckdb.DuckDBPyConnection, functions_file: Path | None = None) -> None:

@@ -1,0 +1,46 @@
+"""resettle moves an application's backend to its new home, and proves that everything arrived.
+
+    import resettle
+
+    migration = resettle.load("migrations/medzen", environment="local")
+    with resettle.connect(migration) as connections:
+        print(resettle.plan(migration, connections).counts)
+        resettle.apply(migration, connections)
+        assert not resettle.verify(migration, connections).findings
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from resettle.connections import Connections
+from resettle.engine import apply as _apply
+from resettle.engine import plan as _plan
+from resettle.engine.flow import Options
+from resettle.mapping.load import Migration, load
+
+__all__ = ["Connections", "Migration", "Options", "apply", "connect", "load", "plan"]
+
+
+def connect(migration: Migration) -> Connections:
+    """The migration's connections, opened as they are needed; a context manager."""
+    return Connections(migration)
+
+
+def plan(migration: Migration, connections: Connections, options: Options | None = None) -> _plan.Plan:
+    """What `apply` would do, counted and sampled. Writes nothing."""
+    return _plan.plan(migration, connections, connections.ledger(), options or Options(), _now())
+
+
+def apply(
+    migration: Migration,
+    connections: Connections,
+    options: Options | None = None,
+    saved: _plan.Plan | None = None,
+) -> _apply.Applied:
+    """Write what is missing or changed; with ``saved`` exactly that plan, or StalePlanError."""
+    return _apply.apply(migration, connections, connections.ledger(), options or Options(), _now(), saved=saved)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,388 @@
+"""What each format of files.py needs: a check, its columns, its records, and how to decode them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import io
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from resettle.batch import ARROW, RECORD, TROUBLE, Batch, Column, Decode, Kind
+from resettle.connectors import _dynamodb_json as typed
+from resettle.connectors._lines import BLOCK, FETCH_AGAIN, batches, check, lines, reading
+from resettle.errors import ConfigError, CorruptError
+
+SAMPLE = 1000
+LONGEST = 32 << 20
+"""Bytes of the longest CSV record: Arrow wants each within one block."""
+
+
+class Format(Protocol):
+    """One format. ``sampled`` formats have no catalogue of their columns."""
+
+    sampled: bool
+    decode: Decode
+
+    def check(self, path: Path, connection: str) -> None:
+        """Raise CorruptError for what can be known to be wrong without decoding a record."""
+        ...
+
+    def columns(self, path: Path, connection: str) -> Sequence[Column]: ...
+
+    def count(self, path: Path) -> int | None: ...
+
+    def read(self, path: Path, connection: str, rows: int) -> Iterator[pa.Table]: ...
+
+
+class _Digits(str):
+    """A number that is no integer, as written."""
+
+
+_any = msgspec.json.Decoder(float_hook=_Digits)
+_raw = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@functools.lru_cache(1)  # a record often has several
+def _members(record: str) -> dict[str, msgspec.Raw]:
+    """The exact text of each member of a record."""
+    return _raw.decode(record)
+
+
+def decode_json(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Top-level members as text: strings as they are, numbers digit by digit, objects and arrays verbatim."""
+    texts: dict[str, list[str | None]] = {name: [] for name in names}
+    trouble: dict[int, str] = {}
+    for row, record in enumerate(table[RECORD].to_pylist()):
+        try:
+            values = _any.decode(record)
+        except (msgspec.DecodeError, RecursionError, ValueError):
+            values, trouble[row] = {}, "not valid JSON"
+        if not isinstance(values, dict):
+            values, trouble[row] = {}, "not a JSON object"
+        for name, column in texts.items():
+            value = values.get(name)
+            column.append(value if value is None or type(value) is str else _text(value, name, record))
+    columns = {name: pa.array(column, pa.string()) for name, column in texts.items()}
+    if trouble:
+        columns[TROUBLE] = pa.array([trouble.get(row) for row in range(len(table))], pa.string())
+    return pa.table(columns) if columns else table.select([])
+
+
+def _text(value: Any, name: str, record: str) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list):
+        return bytes(_members(record)[name]).decode()
+    return str(value)
+
+
+class Json:
+    """JSON lines, or in a `.json` file one array. Records stay text until they are decoded."""
+
+    sampled = True
+    _document = re.compile(rb"\s*\[")
+
+    def __init__(self, decode: Decode) -> None:
+        self.decode = decode
+
+    def check(self, path: Path, connection: str) -> None:
+        if self._whole(path, connection):
+            self._members(path, connection)
+        else:
+            check(path, connection, lines=True)
+
+    def columns(self, path: Path, connection: str) -> Sequence[Column]:
+        sample = next(self.read(path, connection, SAMPLE), None)
+        return self._columns(sample) if sample else ()
+
+    def count(self, path: Path) -> int | None:
+        return None
+
+    def read(self, path: Path, connection: str, rows: int) -> Iterator[pa.Table]:
+        if self._whole(path, connection):
+            arrays = iter([pa.array(map(bytes, self._members(path, connection)), pa.string())])
+        else:
+            arrays = lines(path, connection)
+        return batches(map(self._records(), arrays), rows)
+
+    def _columns(self, sample: pa.Table) -> Sequence[Column]:
+        kinds: dict[str, set[Kind]] = {}
+        for record in sample[RECORD].to_pylist():
+            try:
+                values = _any.decode(record)
+            except msgspec.DecodeError:
+                continue
+            for name, value in values.items() if isinstance(values, dict) else ():
+                kinds.setdefault(name, set()).update(() if value is None else {_kind(value)})
+        return [Column(name, found.pop() if len(found) == 1 else Kind.TEXT) for name, found in kinds.items()]
+
+    def _records(self) -> Callable[[pa.Array], pa.Array]:
+        """What makes records of an array of texts."""
+        return lambda array: array
+
+    def _whole(self, path: Path, connection: str) -> bool:
+        """Whether the file is one JSON document, read as a whole, rather than lines."""
+        if path.name.removesuffix(".gz").endswith((".jsonl", ".ndjson")):
+            return False
+        with reading(path, connection) as stream:
+            return bool(self._document.match(stream.read(4096)))
+
+    def _members(self, path: Path, connection: str) -> list[msgspec.Raw]:
+        with reading(path, connection) as stream:
+            data = stream.read()
+        try:
+            return self._listed(data, path, connection)
+        except msgspec.DecodeError:
+            said = f"{path.name} is not whole JSON"
+            raise CorruptError(said, connection=connection, hint=FETCH_AGAIN) from None
+
+    def _listed(self, data: bytes, path: Path, connection: str) -> list[msgspec.Raw]:
+        return msgspec.json.decode(data, type=list[msgspec.Raw])
+
+
+def _kind(value: Any) -> Kind:
+    if isinstance(value, dict | list):
+        return Kind.JSON
+    return Kind.NUMERIC if type(value) in (int, _Digits) else Kind.TEXT
+
+
+class _Dump(msgspec.Struct):
+    """The answer of `aws dynamodb scan`; either token says that more was to come."""
+
+    items: list[msgspec.Raw] = msgspec.field(name="Items")
+    count: int | None = msgspec.field(name="Count", default=None)
+    last_key: Any = msgspec.field(name="LastEvaluatedKey", default=None)
+    next_token: Any = msgspec.field(name="NextToken", default=None)
+
+
+class DynamoDBJson(Json):
+    """Lines of items, an array of them, or the whole answer of `aws dynamodb scan`."""
+
+    # An answer's first member is a list, a number or null; an item's is an object.
+    _document = re.compile(rb'\s*(\[|\{\s*"\w+"\s*:\s*[\[\dn])')
+
+    def _columns(self, sample: pa.Table) -> Sequence[Column]:
+        return typed.columns(sample)
+
+    def _records(self) -> Callable[[pa.Array], pa.Array]:
+        """Bare items are wrapped as exports have them; the first record tells for its file."""
+        bare: list[bool] = []
+
+        def records(array: pa.Array) -> pa.Array:
+            if not bare and len(array):
+                bare.append(_is_bare(array[0].as_py()))
+            return pc.binary_join_element_wise('{"Item":', array, "}", "") if any(bare) else array
+
+        return records
+
+    def _listed(self, data: bytes, path: Path, connection: str) -> list[msgspec.Raw]:
+        if data.lstrip().startswith(b"["):
+            return super()._listed(data, path, connection)
+        dump = msgspec.json.decode(data, type=_Dump)
+        cut = dump.last_key is not None or dump.next_token is not None
+        if cut or dump.count not in (None, len(dump.items)):
+            raise CorruptError(
+                f"{path.name} is a part of a scan, not all of it",
+                connection=connection,
+                hint="scan to the end, without --max-items or --no-paginate",
+            )
+        return dump.items
+
+
+def _is_bare(record: str) -> bool:
+    try:
+        item = orjson.loads(record)
+    except orjson.JSONDecodeError:
+        return False
+    return not (isinstance(item, dict) and list(item) == ["Item"] and isinstance(item["Item"], dict))
+
+
+class Csv:
+    """A header, then records; all text. Nothing between the commas is null, "" is empty text."""
+
+    sampled = False
+    decode = staticmethod(Batch.decode)
+
+    def check(self, path: Path, connection: str) -> None:
+        self.columns(path, connection)
+        check(path, connection, lines=False)
+        with reading(path, connection) as stream:
+            quotes = sum(block.count(b'"') for block in iter(functools.partial(stream.read, BLOCK), b""))
+        if quotes % 2:  # no fault in itself, but every file that breaks off within quotes has it
+            self._parse(path, connection)
+
+    def columns(self, path: Path, connection: str) -> Sequence[Column]:
+        header = next(self._rows(path, connection), [])
+        if not header or len(set(header)) < len(header):
+            what = "names a column twice" if header else "has no header"
+            raise ConfigError(
+                f"{connection}: {path.name} {what}", hint="its first line must name its columns"
+            )
+        return [Column(name, Kind.TEXT) for name in header]
+
+    def count(self, path: Path) -> int | None:
+        return None
+
+    def _parse(self, path: Path, connection: str) -> None:
+        for _ in self._rows(path, connection):
+            pass
+
+    def _rows(self, path: Path, connection: str) -> Iterator[list[str]]:
+        """The file as Python's strict parser has it, which refuses a quote that is never closed."""
+        try:
+            with reading(path, connection) as stream:
+                yield from csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), strict=True)
+        except UnicodeDecodeError:
+            raise CorruptError(f"{path.name} is not UTF-8", connection=connection) from None
+        except csv.Error:
+            said = f"{path.name} has a quote that is not closed, or text after one"
+            raise CorruptError(said, connection=connection, hint=FETCH_AGAIN) from None
+
+    def read(self, path: Path, connection: str, rows: int) -> Iterator[pa.Table]:
+        names = [column.name for column in self.columns(path, connection)]
+        if len(list(itertools.islice(self._rows(path, connection), 2))) < 2:
+            return  # Arrow takes a header without a line feed for an empty file
+        wrong: list[int] = []
+        convert = pa.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        )
+        parse = pa.csv.ParseOptions(
+            newlines_in_values=True,
+            invalid_row_handler=lambda row: wrong.append(row.number) or "error",  # type: ignore[func-returns-value]
+        )
+        options = pa.csv.ReadOptions(block_size=LONGEST, use_threads=False)
+        with reading(path, connection) as stream:
+            try:
+                for batch in pa.csv.open_csv(stream, options, parse, convert):
+                    for start in range(0, batch.num_rows, rows):
+                        yield pa.Table.from_batches([batch.slice(start, rows)])
+            except pa.ArrowInvalid:
+                where = f" record {wrong[0]}" if wrong and wrong[0] else ""
+                said = f"{path.name}{where} has another number of values than its header, or is not UTF-8"
+                # Without a cause: Arrow's message holds the record.
+                raise CorruptError(said, connection=connection) from None
+
+
+class Parquet:
+    """Typed columns, as `batch.ARROW` has them; nested values become JSON text."""
+
+    sampled = False
+    decode = staticmethod(Batch.decode)
+
+    def check(self, path: Path, connection: str) -> None:
+        self._open(path, connection).close()
+
+    def columns(self, path: Path, connection: str) -> Sequence[Column]:
+        with self._open(path, connection) as file:
+            return [
+                Column(field.name, _parquet_kind(field.type), str(field.type), field.nullable)
+                for field in file.schema_arrow
+            ]
+
+    def count(self, path: Path) -> int | None:
+        return int(pa.parquet.read_metadata(path).num_rows)
+
+    def read(self, path: Path, connection: str, rows: int) -> Iterator[pa.Table]:
+        with self._open(path, connection) as file:
+            try:
+                for batch in file.iter_batches(rows):
+                    yield pa.table({name: _plain(batch[name]) for name in batch.schema.names})
+            except (pa.ArrowInvalid, OSError):
+                raise self._corrupt(path, connection) from None
+
+    def _open(self, path: Path, connection: str) -> Any:
+        try:
+            return pa.parquet.ParquetFile(path, page_checksum_verification=True)
+        except (pa.ArrowInvalid, OSError):
+            raise self._corrupt(path, connection) from None
+
+    def _corrupt(self, path: Path, connection: str) -> CorruptError:
+        return CorruptError(
+            f"{path.name} is not a whole Parquet file", connection=connection, hint=FETCH_AGAIN
+        )
+
+
+def _parquet_kind(kind: pa.DataType) -> Kind:
+    if pa.types.is_dictionary(kind):
+        return _parquet_kind(kind.value_type)
+    for test, known in _PARQUET:
+        if test(kind):
+            return known
+    return Kind.OTHER
+
+
+def _is_micro(kind: pa.DataType) -> bool:
+    return pa.types.is_timestamp(kind) and kind.unit != "ns"
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+
+
+_PARQUET = (
+    (pa.types.is_boolean, Kind.BOOLEAN),
+    (lambda kind: kind in (pa.int8(), pa.uint8(), pa.int16()), Kind.INT16),
+    (lambda kind: kind in (pa.uint16(), pa.int32()), Kind.INT32),
+    (lambda kind: kind in (pa.uint32(), pa.int64()), Kind.INT64),
+    (lambda kind: kind == pa.uint64() or pa.types.is_decimal(kind), Kind.NUMERIC),
+    (lambda kind: kind in (pa.float16(), pa.float32()), Kind.FLOAT32),
+    (pa.types.is_float64, Kind.FLOAT64),
+    (lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), Kind.TEXT),
+    (lambda kind: kind == pa.uuid(), Kind.UUID),
+    (lambda kind: kind == pa.json_(), Kind.JSON),
+    (lambda kind: _is_micro(kind) and kind.tz is not None, Kind.INSTANT),
+    (_is_micro, Kind.DATETIME),
+    (pa.types.is_date32, Kind.DATE),
+    (lambda kind: pa.types.is_time(kind) and kind.unit != "ns", Kind.TIME),
+    (_is_bytes, Kind.BINARY),
+    (pa.types.is_nested, Kind.JSON),
+)
+"""What a column's type is for us, first match; nanoseconds and other rarities travel as text."""
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """The column in the type that its kind travels in."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    wanted = ARROW[_parquet_kind(column.type)]
+    if pa.types.is_nested(column.type):
+        texts = (None if value is None else _json(value) for value in column.to_pylist())
+        return pa.array(texts, wanted)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    return column.cast(wanted)
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, default=_exact, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _exact(value: Any) -> Any:
+    """Decimals keep their digits, bytes become base64."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return orjson.Fragment(format(value, "f"))
+
+
+FORMATS: Mapping[str, Format] = {
+    "json": Json(decode_json),
+    "dynamodb_json": DynamoDBJson(typed.decode),
+    "csv": Csv(),
+    "parquet": Parquet(),
+}

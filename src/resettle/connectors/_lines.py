@@ -1,0 +1,134 @@
+"""Files of records, plain or gzip: checked, shared out, and cut into lines without touching one in Python."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resettle.batch import RECORD
+from resettle.errors import AccessError, CorruptError
+
+T = TypeVar("T")
+
+_BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
+try:  # three times as fast; comes with resettle[dynamodb]
+    from isal import igzip, isal_zlib
+
+    _gunzip: Any = igzip.open
+    _BROKEN = (*_BROKEN, isal_zlib.error)
+except ImportError:
+    _gunzip = gzip.open
+
+BLOCK = 4 << 20
+"""Bytes read at a time, decompressed; larger blocks were no faster and took more memory."""
+
+FETCH_AGAIN = "fetch the file again from where it was made, or make it anew"
+
+
+@contextmanager
+def reading(path: Path, connection: str) -> Iterator[IO[bytes]]:
+    """The file's bytes, decompressed if its name ends in `.gz`; its faults become errors that name it."""
+    try:
+        with _gunzip(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            yield stream
+    except _BROKEN as error:
+        said = f"{path.name} is not a whole gzip file"
+        raise CorruptError(said, connection=connection, hint=FETCH_AGAIN) from error
+    except FileNotFoundError as error:
+        raise CorruptError(f"{path.name} is missing", connection=connection, hint=FETCH_AGAIN) from error
+    except PermissionError as error:
+        raise AccessError(f"{path.name} may not be read", connection=connection) from error
+
+
+def share(files: Iterable[T], wanted: int, size: Callable[[T], int]) -> list[list[T]]:
+    """The files in at most ``wanted`` groups of about equal size; one empty group if there are none."""
+    largest = sorted(files, key=lambda file: -size(file))
+    groups: list[list[T]] = [[] for _ in range(max(1, min(wanted, len(largest))))]
+    for file in largest:
+        min(groups, key=lambda group: sum(map(size, group))).append(file)
+    return groups
+
+
+def check(path: Path, connection: str, *, lines: bool) -> None:
+    """Read a file through without decoding it: CorruptError unless its gzip form and last line are whole."""
+    before, rest = 0, b""
+    with reading(path, connection) as stream:
+        while block := stream.read(BLOCK):
+            head, found, tail = block.rpartition(b"\n")
+            before += head.count(b"\n") + len(found)
+            rest = tail if found else rest + tail
+    if lines and rest.strip():
+        _last(rest, path, connection, before)
+
+
+def lines(path: Path, connection: str) -> Iterator[pa.Array]:
+    """Every line that is not blank, as text, a block at a time.
+
+    Raises CorruptError where the file breaks off within its last record, or is not UTF-8.
+    """
+    before, rest = 0, b""
+    with reading(path, connection) as stream:
+        while block := stream.read(BLOCK):
+            found = (rest + block).split(b"\n")
+            rest = found.pop()
+            yield _text(found, path, connection, before)
+            before += len(found)
+        if rest.strip():
+            yield _last(rest, path, connection, before)
+
+
+def batches(arrays: Iterable[pa.Array], rows: int) -> Iterator[pa.Table]:
+    """The same records in tables of one column `_record`, ``rows`` in each but the last."""
+    held: list[pa.Array] = []
+    count = 0
+    for array in arrays:
+        held.append(array)
+        count += len(array)
+        while count >= rows:
+            whole = pa.chunked_array(held, pa.string())
+            yield pa.table({RECORD: whole.slice(0, rows)})
+            held, count = whole.slice(rows).chunks, count - rows
+    if count:
+        yield pa.table({RECORD: pa.chunked_array(held, pa.string())})
+
+
+def _text(found: list[bytes], path: Path, connection: str, before: int) -> pa.Array:
+    try:
+        texts = pa.array(found, pa.string())
+    except pa.ArrowInvalid:
+        number = before + 1 + next(n for n, line in enumerate(found) if not _is_utf8(line))
+        # Without a cause: Arrow's message holds the line.
+        raise CorruptError(
+            f"{path.name} line {number}: not UTF-8", connection=connection, hint="convert the file to UTF-8"
+        ) from None
+    # A look at lengths is cheap; only a file that may hold blank lines pays for more.
+    if len(found) and pc.less(pc.min(pc.binary_length(texts)), 2).as_py():
+        texts = texts.filter(pc.not_equal(pc.utf8_trim_whitespace(texts), ""))
+    return texts
+
+
+def _last(line: bytes, path: Path, connection: str, before: int) -> pa.Array:
+    """The last line of a file that does not end in a line feed: a whole record, or half of one."""
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        said = f"{path.name} line {before + 1}: the file ends in the middle of a record"
+        # Without a cause: orjson's error carries the line.
+        raise CorruptError(said, connection=connection, hint=FETCH_AGAIN) from None
+    return _text([line], path, connection, before)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,265 @@
+"""What is run on one SQLite connection: pages, queries, staged writes, and why one was refused."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from resettle.batch import Action, Kind, Schema
+from resettle.calls import Translate
+from resettle.connectors._sqlite import Rows, bare, kept, quote, storage_of, tuples
+from resettle.errors import RejectedError
+
+STAGED = "resettle_rows"
+UNIT = "resettle_unit"
+
+
+def connect(uri: str, timeout: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA foreign_keys = ON")
+    # A large transaction would else lock readers out before it commits, ourselves among them.
+    connection.execute("PRAGMA cache_spill = OFF")
+    connection.create_function("resettle_kept", 2, kept, deterministic=True)
+    connection.execute("SELECT 1 FROM sqlite_master")  # the file is not looked at before
+    return connection
+
+
+@contextmanager
+def savepoint(connection: sqlite3.Connection, *, keep: bool = True) -> Iterator[None]:
+    """All or nothing; nothing at all unless ``keep``."""
+    connection.execute("SAVEPOINT resettle")
+    try:
+        yield
+    except BaseException:
+        keep = False
+        raise
+    finally:
+        if connection.in_transaction:  # a full disk has rolled back everything already
+            if not keep:
+                connection.execute("ROLLBACK TO resettle")
+            connection.execute("RELEASE resettle")
+
+
+def page(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> Rows:
+    """All rows of a statement; text that is not UTF-8 comes with surrogates, for `decoded` to find."""
+    try:
+        return connection.execute(sql, parameters).fetchall()
+    except sqlite3.OperationalError as error:
+        if hasattr(error, "sqlite_errorcode") or "decode" not in str(error):
+            raise
+    connection.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
+    try:
+        return connection.execute(sql, parameters).fetchall()
+    finally:
+        connection.text_factory = str
+
+
+def select(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> tuple[list[str], Rows]:
+    cursor = connection.execute(sql, parameters)
+    return [column[0] for column in cursor.description], cursor.fetchall()
+
+
+def declared_types(connection: sqlite3.Connection, sql: str) -> list[str]:
+    """The declared types of a statement's columns, where they are a table's; a view is how SQLite tells."""
+    view = quote("resettle_query")
+    with savepoint(connection, keep=False):
+        connection.execute(f"CREATE TEMP VIEW {view} AS {bare(sql)}")
+        return [row[0] for row in connection.execute(f"SELECT type FROM pragma_table_xinfo({view})")]
+
+
+def insert(connection: sqlite3.Connection, target: str, rows: pa.Table) -> None:
+    """Insert into a table whose name is quoted already."""
+    names, marks = ", ".join(map(quote, rows.column_names)), ", ".join("?" * rows.num_columns)
+    with savepoint(connection):
+        connection.executemany(f"INSERT OR ABORT INTO {target} ({names}) VALUES ({marks})", tuples(rows))
+
+
+def fill(connection: sqlite3.Connection, name: str, rows: pa.Table) -> None:
+    """Make a temporary table of the rows, in place of one of that name."""
+    columns = ", ".join(f"{quote(field.name)} {storage_of(field.type)}" for field in rows.schema)
+    connection.execute(f"DROP TABLE IF EXISTS temp.{quote(name)}")
+    connection.execute(f"CREATE TEMP TABLE {quote(name)} ({columns})")
+    insert(connection, f"temp.{quote(name)}", rows)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Staged rows (of one unit, or all) that become rows of a dataset.
+
+    One statement writes them all, so that they may point at each other, whatever their order.
+    """
+
+    schema: Schema
+    columns: Sequence[str]
+    key: Sequence[str]
+    action: Action
+    staged: str = STAGED
+    unit: int | None = None
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        self._refuse_inexact(connection)
+        unique = set(self.key) in [set(names) for names in (self.schema.key, *self.schema.unique)]
+        if self.action is Action.CREATE and not unique and self._exists(connection):
+            raise RejectedError("exists", ", ".join(self.key))
+        statement = self._insert() if self.action is Action.CREATE else self._update()
+        try:
+            if statement:
+                connection.execute(statement)
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorname == "SQLITE_CONSTRAINT_FOREIGNKEY":
+                raise RejectedError("foreign_key", self._lost(connection)) from error
+            if "unique" in str(error).lower() and self.action is Action.CREATE and self._exists(connection):
+                raise RejectedError("exists", ", ".join(self.key)) from error
+            raise
+
+    @property
+    def _target(self) -> str:
+        return f"main.{quote(self.schema.dataset)}"
+
+    @property
+    def _source(self) -> str:
+        where = "" if self.unit is None else f" WHERE {quote(UNIT)} = {self.unit:d}"
+        return f"(SELECT * FROM temp.{quote(self.staged)}{where}) AS s"
+
+    def _insert(self) -> str:
+        names = ", ".join(map(quote, self.columns))
+        # OR ABORT, because a table's own ON CONFLICT clause may say REPLACE.
+        return f"INSERT OR ABORT INTO {self._target} ({names}) SELECT {names} FROM {self._source}"
+
+    def _update(self) -> str:
+        changed = [quote(name) for name in self.columns if name not in self.key]
+        if not changed:
+            return ""
+        values = ", ".join(f"{name} = s.{name}" for name in changed)
+        return f"UPDATE OR ABORT {self._target} AS t SET {values} FROM {self._source} WHERE {self._same()}"
+
+    def _same(self) -> str:
+        return " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in self.key)
+
+    def _exists(self, connection: sqlite3.Connection) -> bool:
+        """Whether a staged key is in the dataset, or staged twice."""
+        names = ", ".join(f"s.{quote(name)}" for name in self.key)
+        known = " AND ".join(f"s.{quote(name)} IS NOT NULL" for name in self.key)
+        there = f"SELECT 1 FROM {self._source} CROSS JOIN {self._target} AS t ON {self._same()}"
+        twice = f"SELECT 1 FROM {self._source} WHERE {known} GROUP BY {names} HAVING count(*) > 1"
+        return bool(connection.execute(f"SELECT EXISTS ({there}) OR EXISTS ({twice})").fetchone()[0])
+
+    def _lost(self, connection: sqlite3.Connection) -> str:
+        """The first foreign key whose target a staged row does not find; SQLite does not say which."""
+        for fk in self.schema.foreign_keys:
+            if not set(fk.columns) <= set(self.columns):
+                continue
+            pairs = zip(fk.columns, fk.target_columns, strict=True)
+            same = " AND ".join(f"t.{quote(there)} = s.{quote(here)}" for here, there in pairs)
+            known = " AND ".join(f"s.{quote(name)} IS NOT NULL" for name in fk.columns)
+            found = f"SELECT 1 FROM main.{quote(fk.target)} AS t WHERE {same}"
+            sql = f"SELECT EXISTS (SELECT 1 FROM {self._source} WHERE {known} AND NOT EXISTS ({found}))"
+            if connection.execute(sql).fetchone()[0]:
+                return fk.name
+        return ""
+
+    def _refuse_inexact(self, connection: sqlite3.Connection) -> None:
+        for name in self.columns:
+            column = self.schema.column(name)
+            if column is None or column.kind not in (Kind.FLOAT64, Kind.OTHER) or not column.native:
+                continue
+            numeric = int(column.native.upper().startswith(("NUM", "DEC")))
+            lost = f"NOT resettle_kept(s.{quote(name)}, {numeric})"
+            if column.kind is Kind.FLOAT64:
+                lost = f"typeof(s.{quote(name)}) = 'text'"  # a NaN, see `tuples`
+            if connection.execute(f"SELECT EXISTS (SELECT 1 FROM {self._source} WHERE {lost})").fetchone()[0]:
+                raise RejectedError("inexact", name)
+
+
+def write(
+    connection: sqlite3.Connection, schema: Schema, rows: pa.Table, key: Sequence[str], action: Action
+) -> None:
+    """Write all rows or none."""
+    with savepoint(connection):
+        fill(connection, STAGED, rows)
+        Change(schema, rows.column_names, key, action).apply(connection)
+        connection.execute(f"DROP TABLE temp.{quote(STAGED)}")
+
+
+def delete(connection: sqlite3.Connection, schema: Schema, keys: pa.Table) -> int:
+    """Delete the rows with these keys; how many there were."""
+    names = ", ".join(map(quote, keys.column_names))
+    with savepoint(connection):
+        fill(connection, STAGED, keys)
+        gone = connection.execute(
+            f"DELETE FROM main.{quote(schema.dataset)}"
+            f" WHERE ({names}) IN (SELECT {names} FROM temp.{quote(STAGED)})"
+        ).rowcount
+        connection.execute(f"DROP TABLE temp.{quote(STAGED)}")
+    return gone
+
+
+def refused_units(
+    connection: sqlite3.Connection,
+    writes: Sequence[tuple[Schema, pa.Table, Sequence[str], Action]],
+    units: Sequence[pa.Array],
+    translate: Translate,
+) -> Mapping[Any, RejectedError]:
+    """Try every unit by itself after those that went well, and undo it all.
+
+    What was refused is tried again as long as that helps: it may point at a unit that came later.
+    """
+    ordinals: dict[Any, int] = {}
+    for array in units:
+        for unit in array.to_pylist():
+            ordinals.setdefault(unit, len(ordinals))
+    with savepoint(connection, keep=False):
+        changes = _staged(connection, writes, units, ordinals)
+        pending: Mapping[Any, RejectedError | None] = dict.fromkeys(ordinals)
+        while True:
+            refused: dict[Any, RejectedError] = {}
+            for unit in pending:
+                error = _refusal(connection, changes[ordinals[unit]], translate)
+                if error is not None:
+                    refused[unit] = error
+            if len(refused) == len(pending):
+                return refused
+            pending = refused
+
+
+def _staged(
+    connection: sqlite3.Connection,
+    writes: Sequence[tuple[Schema, pa.Table, Sequence[str], Action]],
+    units: Sequence[pa.Array],
+    ordinals: Mapping[Any, int],
+) -> list[list[Change]]:
+    """Stage all writes; the changes of each unit, by its ordinal."""
+    changes: list[list[Change]] = [[] for _ in ordinals]
+    for number, ((schema, rows, key, action), array) in enumerate(zip(writes, units, strict=True)):
+        mine = [ordinals[unit] for unit in array.to_pylist()]
+        name = f"{STAGED}_{number}"
+        fill(connection, name, rows.append_column(UNIT, pa.array(mine, pa.int64())))
+        connection.execute(f"CREATE INDEX temp.{quote(f'{name}_unit')} ON {quote(name)} ({quote(UNIT)})")
+        for unit in dict.fromkeys(mine):
+            changes[unit].append(Change(schema, rows.column_names, key, action, name, unit))
+    return changes
+
+
+def _refusal(
+    connection: sqlite3.Connection, changes: Sequence[Change], translate: Translate
+) -> RejectedError | None:
+    try:
+        with savepoint(connection):
+            for change in changes:
+                change.apply(connection)
+    except RejectedError as error:
+        return error
+    except sqlite3.Error as error:
+        known = translate(error)
+        if isinstance(known, RejectedError):
+            return known
+        raise
+    return None

@@ -1,0 +1,276 @@
+"""DynamoDB tables, read from the live service or from their exports; always read, never written."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from resettle.batch import RECORD, Batch, Column, Partition, Schema
+from resettle.calls import Caller
+from resettle.connector import Source
+from resettle.connectors import _dynamodb_json as typed
+from resettle.connectors._dynamodb_export import Bucket, Exports, Folder, Store
+from resettle.connectors._lines import batches
+from resettle.errors import AccessError, ConfigError, ConnectorError, TransientError
+
+
+class DynamoDBSettings(BaseModel):
+    """Settings of a connection of type `dynamodb`; what is left out is found as every AWS tool finds it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    region: str | None = None
+    endpoint_url: str | None = None
+    profile: str | None = None
+    access_key_id: SecretStr | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    consistent: bool = Field(default=False, description="strongly consistent reads, at twice the price")
+    segments: int | None = Field(default=None, ge=1, le=1_000_000, description="parts of a parallel scan")
+    export: str | None = Field(default=None, description="a folder or s3://bucket/prefix with table exports")
+    export_id: str | None = Field(default=None, description="one export, where not the newest of its table")
+
+
+ERRORS: Mapping[str, type[ConnectorError]] = {
+    "AccessDenied": AccessError,
+    "AccessDeniedException": AccessError,
+    "ExpiredToken": AccessError,
+    "ExpiredTokenException": AccessError,
+    "IncompleteSignature": AccessError,
+    "IncompleteSignatureException": AccessError,
+    "InvalidAccessKeyId": AccessError,
+    "InvalidClientTokenId": AccessError,
+    "InvalidSignatureException": AccessError,
+    "InvalidToken": AccessError,
+    "MissingAuthenticationToken": AccessError,
+    "MissingAuthenticationTokenException": AccessError,
+    "NotAuthorized": AccessError,
+    "OptInRequired": AccessError,
+    "RequestExpired": AccessError,
+    "RequestTimeTooSkewed": AccessError,
+    "SignatureDoesNotMatch": AccessError,
+    "UnrecognizedClientException": AccessError,
+    "InternalError": TransientError,
+    "InternalFailure": TransientError,
+    "InternalServerError": TransientError,
+    "RequestTimeout": TransientError,
+    "ServiceUnavailable": TransientError,
+    "TransactionInProgressException": TransientError,
+    # botocore's own exceptions, by class
+    "CredentialRetrievalError": AccessError,
+    "NoAuthTokenError": AccessError,
+    "NoCredentialsError": AccessError,
+    "PartialCredentialsError": AccessError,
+    "SSOError": AccessError,
+    "TokenRetrievalError": AccessError,
+    "ConnectionError": TransientError,
+    "HTTPClientError": TransientError,
+    "IncompleteReadError": TransientError,
+    "ResponseStreamingError": TransientError,
+}
+"""By error code, and by the name of an exception class or one of its bases (boto3 is imported late)."""
+
+THROTTLES = frozenset(
+    {
+        "LimitExceededException",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+"""Codes that say "too fast": transient, and the pace is halved."""
+
+PERMISSIONS = (
+    "check the credentials and that they allow dynamodb:ListTables, dynamodb:DescribeTable and dynamodb:Scan "
+    "(for exports s3:ListBucket and s3:GetObject)"
+)
+
+
+def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
+    """What an error of boto3 means; None for one that the tables do not hold, which is never retried."""
+    response: Mapping[str, Any] = getattr(error, "response", None) or {}
+    code = str(response.get("Error", {}).get("Code", ""))
+    # Without the service's message: it may quote values, and names who we are.
+    said = f"{code or type(error).__name__} from {getattr(error, 'operation_name', 'AWS')}"
+    if code in THROTTLES:
+        return TransientError(said, connection=connection, throttled=True)
+    names = [code] if code else [kind.__name__ for kind in type(error).__mro__]
+    known = next((ERRORS[name] for name in names if name in ERRORS), None)
+    if known is None and response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+        known = TransientError
+    if known is None:
+        return None
+    return known(said, connection=connection, hint=PERMISSIONS if known is AccessError else None)
+
+
+class DynamoDB:
+    """Source over the tables of one region, or over exports of them; see `Live` and `Exports`."""
+
+    def __init__(
+        self, name: str, settings: DynamoDBSettings, *, caller: Caller | None = None, client: Any = None
+    ) -> None:
+        self.name = name
+        call = caller or Caller(functools.partial(errors, connection=name))
+        self._form: Source
+        if settings.export:
+            store = _store(name, settings, settings.export, call, client)
+            self._form = Exports(name, store, settings.export_id)
+        else:
+            client = client or _client(name, settings, "dynamodb")
+            self._form = Live(name, client, call, settings.segments, settings.consistent)
+
+    def datasets(self) -> Sequence[str]:
+        """Table names, sorted."""
+        return self._form.datasets()
+
+    def schema(self, dataset: str) -> Schema:
+        """What a sample holds; all text, see `_dynamodb_json.columns`. An export does not know its key."""
+        return self._form.schema(dataset)
+
+    def count(self, dataset: str) -> int | None:
+        """Exact for an export; unknown for a live table, whose count is hours old."""
+        return self._form.count(dataset)
+
+    def partitions(self, dataset: str, wanted: int) -> Sequence[Partition]:
+        """Segments of a parallel scan, or groups of export files, all of them present and of their MD5."""
+        return self._form.partitions(dataset, wanted)
+
+    def read(self, partition: Partition, rows: int) -> Iterator[Batch]:
+        """Undecoded records; a scan is no snapshot: a record written meanwhile may come old or new."""
+        return self._form.read(partition, rows)
+
+    def close(self) -> None:
+        self._form.close()
+
+
+class Live:
+    """The service itself, by Scan to its end marker; a page may be empty before that."""
+
+    def __init__(self, name: str, client: Any, call: Caller, segments: int | None, consistent: bool) -> None:
+        self.name = name
+        self._client, self._call = client, call
+        self._segments, self._consistent = segments, consistent
+
+    def datasets(self) -> Sequence[str]:
+        names: list[str] = []
+        more: dict[str, str] = {}
+        while True:
+            page = self._call(self._client.list_tables, **more)
+            names += page["TableNames"]
+            if not page.get("LastEvaluatedTableName"):
+                return sorted(names)
+            more = {"ExclusiveStartTableName": page["LastEvaluatedTableName"]}
+
+    def schema(self, dataset: str) -> Schema:
+        table = self._describe(dataset)
+        key = tuple(part["AttributeName"] for part in table["KeySchema"])
+        pages = self._pages(dataset, {"Limit": 500})
+        sample = pa.concat_tables(pa.table({RECORD: page}) for page in itertools.islice(pages, 2))
+        found = {column.name: column for column in typed.columns(sample)}
+        tags = {part["AttributeName"]: part["AttributeType"] for part in table["AttributeDefinitions"]}
+        for name in key:
+            found[name] = typed.column(name, {tags[name]}, nullable=False)
+        return Schema(dataset, _ordered(found, key), key, privileges=frozenset({"select"}), open=True)
+
+    def count(self, dataset: str) -> int | None:
+        self._describe(dataset)
+        return None
+
+    def partitions(self, dataset: str, wanted: int) -> Sequence[Partition]:
+        self._describe(dataset)
+        parts = self._segments or max(1, wanted)
+        return [
+            Partition(dataset, f"segment {n + 1} of {parts}", {"Segment": n, "TotalSegments": parts})
+            for n in range(parts)
+        ]
+
+    def read(self, partition: Partition, rows: int) -> Iterator[Batch]:
+        pages = self._pages(partition.dataset, {**partition.detail, "Limit": rows})
+        for table in batches(pages, rows):
+            yield Batch(partition.dataset, table, typed.decode)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _pages(self, dataset: str, options: Mapping[str, Any]) -> Iterator[pa.Array]:
+        """Every page of a scan, empty ones too, as records."""
+        scan = functools.partial(
+            self._client.scan,
+            TableName=dataset,
+            ConsistentRead=self._consistent,
+            ReturnConsumedCapacity="TOTAL",
+            **options,
+        )
+        page = self._call(scan)
+        while True:
+            # What the read costs its owner; shown beside calls and retries.
+            spent = (page.get("ConsumedCapacity") or {}).get("CapacityUnits", 0)
+            self._call.counts["capacity units"] += math.ceil(spent)
+            yield pa.array([typed.encode(item) for item in page["Items"]], pa.string())
+            if not page.get("LastEvaluatedKey"):
+                return
+            page = self._call(scan, ExclusiveStartKey=page["LastEvaluatedKey"])
+
+    def _describe(self, dataset: str) -> Mapping[str, Any]:
+        try:
+            described = self._call(self._client.describe_table, TableName=dataset)
+        except self._client.exceptions.ResourceNotFoundException:
+            near = difflib.get_close_matches(dataset, self.datasets(), 1)
+            hint = f'did you mean "{near[0]}"?' if near else "check the region and the account"
+            raise ConfigError(f'{self.name}: there is no table "{dataset}"', hint=hint) from None
+        table: Mapping[str, Any] = described["Table"]
+        return table
+
+
+def _ordered(found: Mapping[str, Column], key: Sequence[str]) -> tuple[Column, ...]:
+    """The key's columns first, then the others by name."""
+    return tuple(found[name] for name in [*key, *sorted(found.keys() - set(key))])
+
+
+def _store(name: str, settings: DynamoDBSettings, export: str, call: Caller, client: Any) -> Store:
+    if export.startswith("s3://"):
+        bucket, _, prefix = export.removeprefix("s3://").partition("/")
+        return Bucket(client or _client(name, settings, "s3"), call, bucket, prefix)
+    if not Path(export).is_dir():
+        raise ConfigError(f"{name}: there is no folder {export}")
+    return Folder(Path(export))
+
+
+def _client(name: str, settings: DynamoDBSettings, service: str) -> Any:
+    try:
+        import boto3
+        import botocore.config
+        import botocore.exceptions
+    except ImportError:
+        raise ConfigError(f"{name} needs boto3", hint='pip install "resettle[dynamodb]"') from None
+
+    def shown(secret: SecretStr | None) -> str | None:
+        return secret.get_secret_value() if secret else None
+
+    try:
+        session = boto3.Session(
+            profile_name=settings.profile,
+            region_name=settings.region,
+            aws_access_key_id=shown(settings.access_key_id),
+            aws_secret_access_key=shown(settings.secret_access_key),
+            aws_session_token=shown(settings.session_token),
+        )
+        # One attempt: only Caller retries. A connection for every thread that may read.
+        config = botocore.config.Config(
+            retries={"mode": "standard", "total_max_attempts": 1}, max_pool_connections=64
+        )
+        return session.client(service, endpoint_url=settings.endpoint_url, config=config)
+    except (botocore.exceptions.BotoCoreError, ValueError) as error:
+        # Such as an unknown profile, no region, a malformed URL: the message names the setting.
+        raise ConfigError(f"{name}: {error}") from error

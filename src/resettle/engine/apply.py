@@ -1,0 +1,284 @@
+"""apply: carry out what plan would say, batch by batch, data and ledger in one transaction.
+
+A batch that the target refuses is narrowed to the refused units, which are held; their neighbours go on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from resettle.batch import Action, Status
+from resettle.calls import Caller
+from resettle.connector import Sql, Target
+from resettle.engine.balance import Counts
+from resettle.engine.count import count_decision, count_prepared
+from resettle.engine.decide import Decided, Decider, Decision, Foreseen, hold_units
+from resettle.engine.feed import Prepared
+from resettle.engine.flow import Connections, FlowRun, Options, compile_flow, open_flow, referenced, selected
+from resettle.engine.plan import Plan, check_fresh, decision_hashes, plan
+from resettle.engine.remember import record_of
+from resettle.engine.uniques import Hashes, contains
+from resettle.errors import FenceError, RejectedError, ResettleError, StalePlanError
+from resettle.ledger.ledger import Ledger, Run
+from resettle.mapping.functions import connect
+from resettle.mapping.load import Migration
+from resettle.middleware.isolate import isolate
+
+HEARTBEAT = 15.0
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A finished run: its number, its balance per flow, and whether somebody stopped it."""
+
+    run: int
+    counts: tuple[Counts, ...]
+    interrupted: bool = False
+
+    @property
+    def status(self) -> str:
+        if self.interrupted:
+            return "interrupted"
+        totals = {s: sum(c.units[s] for c in self.counts) for s in (Status.FAILED, Status.HELD)}
+        return "failed" if totals[Status.FAILED] else "held" if totals[Status.HELD] else "done"
+
+    @property
+    def exit_code(self) -> int:
+        return {"interrupted": 130, "failed": 1, "held": 3, "done": 0}[self.status]
+
+
+def apply(
+    migration: Migration,
+    connections: Connections,
+    ledger: Ledger,
+    options: Options,
+    now: datetime,
+    *,
+    saved: Plan | None = None,
+    phase: str = "apply",
+) -> Applied:
+    """Run the selected flows; with ``saved`` exactly that plan, or StalePlanError and nothing written."""
+    names = selected(migration, options)
+    if saved is not None:
+        check_fresh(saved, plan(migration, connections, ledger, options, now))
+    foreseen = Foreseen(referenced=referenced(migration))
+    for name in names:  # every flow must compile before the first write
+        compile_flow(migration, name, connections, lookups=False)
+    ledger.prepare({name: list(flow.all_outputs) for name, flow in migration.file.flows.items()})
+    counted: list[Counts] = []
+    with ledger.run(phase, options.as_json(), now, lock=True) as run, _alive(ledger, run):
+        for name in names:
+            flow = open_flow(migration, name, connections, ledger, foreseen, now, options)
+            counts = Counts(name, unmapped=flow.shape.unmapped, unseen=flow.shape.unseen)
+            counted.append(counts)
+            writer = _Writer(flow, ledger, run, foreseen, counts, saved.decisions[name] if saved else None)
+            writer.run_all()
+            counts.check()
+            if options.stop.is_set():
+                break
+            _after(migration.file.flows[name].after, flow.targets)
+        applied = Applied(run.number, tuple(counted), options.stop.is_set())
+        if not applied.interrupted and migration.file.after:
+            target = next(iter(migration.file.flows[names[-1]].all_outputs.values())).into.partition(".")[0]
+            _after(migration.file.after, {target: connections.target(target)})
+        ledger.finish(run, applied.status, {"flows": [counts.as_json() for counts in counted]})
+    return applied
+
+
+class _Writer:
+    """Writes one flow's batches."""
+
+    def __init__(
+        self,
+        flow: FlowRun,
+        ledger: Ledger,
+        run: Run,
+        foreseen: Foreseen,
+        counts: Counts,
+        allowed: Hashes | None,
+    ) -> None:
+        self._flow, self._ledger, self._run = flow, ledger, run
+        self._foreseen, self._counts, self._allowed = foreseen, counts, allowed
+        self._db = connect()
+        self._shapes = {
+            output.name: ledger.shape(flow.name, ledger.outputs(flow.name)[output.name], output.names)
+            for output in flow.shape.outputs
+        }
+        self._decider = Decider(
+            flow.shape,
+            flow.targets,
+            self._db,
+            foreseen,
+            ledger.shapes(flow.name),
+            ledger.outputs(flow.name),
+        )
+        self._optimistic = True
+        self._retry = Caller(lambda error: None, attempts=6)
+
+    def run_all(self) -> None:
+        options = self._flow.options
+        with self._flow.prepared() as batches:
+            for prepared in batches:
+                options.progress(self._flow.name, "writing", self._counts)
+                for decision in self._write(prepared):
+                    self._foreseen.accept(self._flow.name, decision)
+                    count_decision(self._counts, self._flow.shape, decision, show_values=options.show_values)
+                count_prepared(self._counts, prepared)
+                if options.stop.is_set():
+                    return
+        options.progress(self._flow.name, "done", self._counts)
+
+    def _write(self, prepared: Prepared) -> list[Decision]:
+        """Commit a batch; several decisions if it had to be cut in parts."""
+        if not prepared.shaped.units.num_rows:
+            return []
+        try:
+            return [self._commit(prepared, None)]
+        except RejectedError:
+            refused = self._refusals(prepared)
+        if refused is not None and refused.num_rows:
+            try:
+                return [self._commit(prepared, refused)]
+            except RejectedError:
+                pass  # something else is refused as well: find it the slow way
+        return isolate(prepared, lambda part, held: self._commit(part, held))
+
+    def _commit(self, prepared: Prepared, refused: pa.Table | None) -> Decision:
+        """One transaction: decide, write, remember. Tried again where the service says it may be."""
+        tries = 0
+
+        def once() -> Decision:
+            nonlocal prepared, tries
+            tries += 1
+            if tries > 1:  # a lost answer may have been a commit: look at the ledger again
+                units = prepared.shaped.units["_unit"].combine_chunks()
+                prepared = replace(prepared, known=self._ledger.known(self._flow.name, units))
+            with _transactions(self._flow.targets, self._ledger):
+                decision = self._decider.decide(prepared, optimistic=self._optimistic and tries == 1, lock=True)
+                if refused is not None:
+                    decision = hold_units(decision, refused)
+                self._allow(decision)
+                for made in decision.outputs:
+                    for rows, action in _writes(made):
+                        self._target(made).write(made.dataset[1], rows, self._key(made), action)
+                self._ledger.record(
+                    self._run, self._flow.name, record_of(self._db, self._flow.shape, decision, prepared, self._shapes)
+                )
+            return decision
+
+        try:
+            return self._retry(once)
+        except RejectedError as error:
+            if error.reason == "exists" and self._optimistic:
+                self._optimistic = False  # the target is not ours alone: look before every write from now on
+                return self._commit(prepared, refused)
+            raise
+
+    def _refusals(self, prepared: Prepared) -> pa.Table | None:
+        """Ask the target, in one pass without a trace, which units it refuses."""
+        with _transactions(self._flow.targets, self._ledger, rollback=True):
+            decision = self._decider.decide(prepared, optimistic=False, lock=True)
+            target = self._target(decision.outputs[0])
+            writes, units = [], []
+            for made in decision.outputs:
+                for rows, action in _writes(made):
+                    writes.append((made.dataset[1], rows, self._key(made), action))
+                    units.append(made.having(action)["_unit"].combine_chunks())
+            return target.refusals(writes, units) if writes else None
+
+    def _allow(self, decision: Decision) -> None:
+        if self._allowed is None:
+            return
+        strange = ~contains(self._allowed, decision_hashes(self._db, decision))
+        if strange.any():
+            raise StalePlanError(
+                f"flow `{self._flow.name}`: {int(strange.sum())} records changed while the plan was applied;"
+                " this batch and what follows were not written",
+                hint="make a new plan: what was written stays written, and is unchanged in it",
+            )
+
+    def _target(self, made: Decided) -> Target:
+        return self._flow.targets[made.dataset[0]]
+
+    def _key(self, made: Decided) -> tuple[str, ...]:
+        return next(
+            output.key_names
+            for output in self._flow.shape.outputs
+            if (output.connection, output.dataset) == made.dataset
+        )
+
+
+def _writes(made: Decided) -> Iterator[tuple[pa.Table, Action]]:
+    """The rows to create and to update, with just the target's columns."""
+    ours = [name for name in made.rows.column_names if not name.startswith("_")]
+    for action in (Action.CREATE, Action.UPDATE):
+        rows = made.having(action)
+        if rows.num_rows:
+            yield rows.select(ours), action
+
+
+class _RollbackError(Exception):
+    """Leaves a transaction without a trace."""
+
+
+@contextmanager
+def _transactions(targets: Mapping[str, Target], ledger: Ledger, *, rollback: bool = False) -> Iterator[None]:
+    """One transaction per store; the ledger's is the target's own where it lives beside the data."""
+    shared: list[Sql] = [sql for target in targets.values() if (sql := target.sql()) is not None]
+    try:
+        with ExitStack() as stack:
+            if not any(ledger.lives_in(sql) for sql in shared):
+                stack.enter_context(ledger.transaction())
+            for target in targets.values():
+                stack.enter_context(target.transaction())
+            yield
+            if rollback:
+                raise _RollbackError
+    except _RollbackError:
+        return
+
+
+@contextmanager
+def _alive(ledger: Ledger, run: Run) -> Iterator[None]:
+    """Show signs of life from a thread while the run reads or waits."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT):
+            try:
+                ledger.heartbeat(run)
+            except FenceError:
+                return  # the next commit says so, where it can be handled
+            except ResettleError:
+                continue  # a missed beat is harmless; a lasting trouble shows in the writes
+
+    thread = threading.Thread(target=beat, name="resettle-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _after(statements: list[str], targets: Mapping[str, Target]) -> None:
+    """SQL of the declaration, once a flow is done."""
+    for target in targets.values():
+        sql = target.sql()
+        if statements and sql is not None:
+            with sql.transaction():
+                for statement in statements:
+                    sql.execute(statement)
+
+
+def summary(applied: Applied) -> dict[str, Any]:
+    """For --json."""
+    return {"run": applied.run, "status": applied.status, "flows": [counts.as_json() for counts in applied.counts]}
+

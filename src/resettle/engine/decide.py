@@ -1,0 +1,496 @@
+"""Decide: what becomes of every row of a shaped batch. The one code path of plan and apply.
+
+Nothing is written here, and deciding the same batch twice gives the same decision: what a run remembers of
+its own would-be creations (`Foreseen`) changes only by `Foreseen.accept`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resettle.batch import ARROW, Action, Column, ForeignKey, Status
+from resettle.connector import Target
+from resettle.engine.compare import compare
+from resettle.engine.feed import Prepared
+from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, fingerprints, key_sql
+from resettle.engine.shape import FlowShape, OutputShape
+from resettle.engine.uniques import Hashes, Uniques
+from resettle.ledger.ledger import nothing_known
+from resettle.mapping.columns import quote
+
+Dataset = tuple[str, str]
+"""(connection, dataset)"""
+
+
+@dataclass
+class Foreseen:
+    """What this run has created or would create: the same for a plan, which writes nothing, and an apply."""
+
+    keys: dict[Dataset, Uniques] = field(default_factory=dict)
+    target_keys: dict[tuple[str, int], list[pa.Table]] = field(default_factory=dict)
+    """(flow, output) -> tables of unit, target_key; kept only for flows that others reference."""
+    referenced: frozenset[str] = frozenset()
+
+    def of(self, dataset: Dataset) -> Uniques:
+        return self.keys.setdefault(dataset, Uniques())
+
+    def accept(self, flow: str, decision: Decision) -> None:
+        """The decision was carried out (or, in a plan, counted)."""
+        for made in decision.outputs:
+            self.of(made.dataset).add(made.new_keys)
+            if flow in self.referenced and made.rows.num_rows:
+                first = made.rows.filter(pc.equal(made.rows["_n"], 0))
+                table = pa.table({"unit": first["_unit"], "target_key": first["_key"]})
+                self.target_keys.setdefault((flow, made.number), []).append(table)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One output's rows with their actions; held units' rows are gone.
+
+    rows:    _unit, _n, the output's columns, _key, _fp, _action, _known
+    present: the fetched rows behind updates, by _key, in wire types with the output's columns
+    """
+
+    number: int
+    dataset: Dataset
+    rows: pa.Table
+    present: pa.Table
+    new_keys: Hashes
+
+    def having(self, action: Action) -> pa.Table:
+        return self.rows.filter(pc.equal(self.rows["_action"], str(action)))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one batch becomes. units: _unit, _raw, status (never null), reason, detail, warnings."""
+
+    units: pa.Table
+    outputs: tuple[Decided, ...]
+    conflicts: Counter[str]
+    """Rows in conflict per output: their units are held, so they are in no table of ``outputs``."""
+
+
+class Decider:
+    """Decides the batches of one flow; used from one thread."""
+
+    def __init__(
+        self,
+        shape: FlowShape,
+        targets: Mapping[str, Target],
+        connection: duckdb.DuckDBPyConnection,
+        foreseen: Foreseen,
+        shapes: Mapping[int, tuple[str, ...]],
+        outputs: Mapping[str, int],
+    ) -> None:
+        self._shape, self._targets, self._db, self._foreseen = shape, targets, connection, foreseen
+        self._shapes = shapes
+        self._numbers = [outputs.get(output.name, index) for index, output in enumerate(shape.outputs)]
+        self._empty = {
+            (o.connection, o.dataset): targets[o.connection].empty(o.dataset) for o in shape.outputs
+        }
+
+    def decide(self, prepared: Prepared, *, optimistic: bool, lock: bool) -> Decision:
+        """Decide a batch.
+
+        ``optimistic`` trusts that a target which was empty when the flow began holds only what this run made,
+        so that a first load asks the target nothing; its writes still refuse a row that exists. ``lock`` keeps
+        others from changing the rows we looked at until the transaction ends.
+        """
+        units = prepared.shaped.units
+        decided: list[tuple[pa.Table, pa.Table]] = []
+        trouble: list[pa.Table] = []
+        conflicts: Counter[str] = Counter()
+        for number, output, wanted in zip(
+            self._numbers, self._shape.outputs, prepared.shaped.outputs, strict=True
+        ):
+            rows, present = self._actions(prepared, number, output, wanted, optimistic=optimistic, lock=lock)
+            bad = rows.filter(pc.equal(rows["_action"], str(Action.CONFLICT)))
+            if bad.num_rows:
+                conflicts[output.name] += bad.num_rows
+                trouble.append(_trouble(bad, output))
+            trouble += self._orphans(output, rows, [done for done, _ in decided])
+            decided.append((rows, present))
+        if trouble:
+            units, decided = _hold(units, decided, pa.concat_tables(trouble))
+        return Decision(
+            self._settle(units, [rows for rows, _ in decided], prepared),
+            tuple(
+                Decided(number, (output.connection, output.dataset), rows, present, self._new_keys(output, rows))
+                for number, output, (rows, present) in zip(
+                    self._numbers, self._shape.outputs, decided, strict=True
+                )
+            ),
+            conflicts,
+        )
+
+    # -- one output -------------------------------------------------------------------------------------
+
+    def _actions(
+        self,
+        prepared: Prepared,
+        number: int,
+        output: OutputShape,
+        wanted: pa.Table,
+        *,
+        optimistic: bool,
+        lock: bool,
+    ) -> tuple[pa.Table, pa.Table]:
+        """Wanted rows with _action, _reason, _known; and the present rows that were fetched."""
+        known = prepared.known.rows
+        known = known.filter(pc.equal(known["output"], number)) if known.num_rows else known
+        wanted = self._rekey_known(output, wanted, known)
+        dataset = (output.connection, output.dataset)
+        no_rows = _wire_schema(output.columns).empty_table()
+        if optimistic and self._empty[dataset] and not known.num_rows:
+            rows = _decided(wanted, Action.CREATE, known=False)
+            present = no_rows
+        else:
+            rows, present = self._compared(output, wanted, known, lock=lock)
+        rows = self._duplicates(output, rows)
+        if output.alternates:
+            rows, present = self._use_alternates(output, rows, present, lock=lock)
+        return rows, present
+
+    def _compared(
+        self, output: OutputShape, wanted: pa.Table, known: pa.Table, *, lock: bool
+    ) -> tuple[pa.Table, pa.Table]:
+        wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
+        matched = self._match_known(wanted, known)
+        same = matched.filter(pc.field("same"))["_at"].combine_chunks()
+        asked = wanted.filter(pc.invert(pc.is_in(wanted["_at"], same))) if len(same) else wanted
+        shapes = [s for s in pc.unique(matched["shape"]).to_pylist() if s in self._shapes]
+        present = self._fetch(output, asked, shapes, lock=lock)
+        keyed = self._keyed(output, present, matched, wanted, shapes)
+        found = compare(
+            self._db,
+            wanted.select(["_at", "_key", "_fp"]),
+            matched.select(["_at", "same", "reused", "target_key"]),
+            keyed,
+            match=output.match,
+            policy=self._shape.flow.on_conflict,
+        )
+        rows = wanted.drop_columns(["_at"])
+        for name in ("_action", "_reason", "_known", "_present"):
+            rows = rows.append_column(name, found[name])
+        return rows, present.append_column("_key", keyed["_key"])
+
+    def _match_known(self, wanted: pa.Table, known: pa.Table) -> pa.Table:
+        """Which wanted row each known row is, and whether what we wrote is what we want."""
+        self._db.register("_w", wanted.select(["_unit", "_n", "_fp", "_at"]))
+        self._db.register("_k", known)
+        try:
+            table: pa.Table = self._db.sql(
+                "SELECT w._at, coalesce(k.fp = w._fp, false) AS same, k.reused, k.target_key, k.fp, k.shape"
+                " FROM _w w JOIN _k k ON k.unit = w._unit AND k.n = w._n"
+            ).to_arrow_table()
+        finally:
+            self._db.unregister("_w")
+            self._db.unregister("_k")
+        return table
+
+    def _fetch(
+        self, output: OutputShape, asked: pa.Table, shapes: Sequence[int], *, lock: bool
+    ) -> pa.Table:
+        """Present rows for the asked keys: this output's columns, and those of earlier mappings of it."""
+        names = list(dict.fromkeys([*output.names, *(n for s in shapes for n in self._shapes[s])]))
+        columns = [c for name in names if (c := output.schema.column(name))]
+        if not asked.num_rows:
+            return _wire_schema(columns).empty_table()
+        keys = asked.select(list(output.key_names)).group_by(list(output.key_names)).aggregate([])
+        found = self._targets[output.connection].fetch(
+            output.dataset, as_wire(keys, output.key), [column.name for column in columns], lock=lock
+        )
+        return as_wire(found.select([column.name for column in columns]), columns)
+
+    def _keyed(
+        self,
+        output: OutputShape,
+        present: pa.Table,
+        matched: pa.Table,
+        wanted: pa.Table,
+        shapes: Sequence[int],
+    ) -> pa.Table:
+        """_at, _key, _fp and _left (still as we left it) of the fetched rows."""
+        self._db.register("_p", as_duckdb(present, output.schema.columns))
+        keys = self._db.sql(
+            f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p"
+        ).to_arrow_table()
+        self._db.unregister("_p")
+        keys = keys.append_column("_at", pa.array(np.arange(present.num_rows)))
+        left = [self._left(output, present, keys, matched, wanted, shape) for shape in shapes]
+        ats = pa.chunked_array(left, pa.int64()) if left else pa.chunked_array([[]], pa.int64())
+        return keys.append_column("_left", pc.is_in(keys["_at"], ats.combine_chunks()))
+
+    def _left(
+        self,
+        output: OutputShape,
+        present: pa.Table,
+        keys: pa.Table,
+        matched: pa.Table,
+        wanted: pa.Table,
+        shape: int,
+    ) -> pa.Array:
+        """_at of the fetched rows that still are what we wrote with the column set ``shape``."""
+        columns = [c for name in self._shapes[shape] if (c := output.schema.column(name))]
+        now = keys.append_column("now", fingerprints(self._db, present, columns))
+        tables = {"_p": now, "_k": matched.filter(pc.field("shape") == shape), "_w": wanted.select(["_at", "_key"])}
+        for name, table in tables.items():
+            self._db.register(name, table)
+        try:
+            found = self._db.sql(
+                "SELECT p._at FROM _k k JOIN _w w ON w._at = k._at JOIN _p p ON p._key = w._key AND p.now = k.fp"
+            ).to_arrow_table()
+        finally:
+            for name in tables:
+                self._db.unregister(name)
+        return found["_at"].combine_chunks()
+
+    # -- keys that come twice -----------------------------------------------------------------------------
+
+    def _key_hashes(self, keys: pa.ChunkedArray) -> Hashes:
+        self._db.register("_h", pa.table({"k": keys}))
+        found = self._db.sql("SELECT hash(k) AS h FROM _h").to_arrow_table()
+        self._db.unregister("_h")
+        hashes: Hashes = found["h"].to_numpy().view(np.int64)
+        return hashes
+
+    def _duplicates(self, output: OutputShape, rows: pa.Table) -> pa.Table:
+        """A row to create whose key another unit of this run has already is in conflict."""
+        creates = pc.equal(rows["_action"], str(Action.CREATE)).to_numpy(zero_copy_only=False)
+        if not creates.any() or self._keys_are_units(output, rows):
+            return rows
+        hashes = self._key_hashes(rows["_key"])
+        again = np.zeros(len(hashes), np.bool_)
+        again[creates] = self._foreseen.of((output.connection, output.dataset)).repeated(hashes[creates])
+        if not again.any():
+            return rows
+        hit = pa.array(again)
+        rows = _set(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
+        return _set(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
+
+    def _keys_are_units(self, output: OutputShape, rows: pa.Table) -> bool:
+        """Units are unique already; keys that are their units' need no second look."""
+        if len(self._shape.outputs) > 1 or output.alternates:
+            return False
+        return bool(pc.all(pc.equal(rows["_key"], rows["_unit"])).as_py())
+
+    def _rekey_known(self, output: OutputShape, wanted: pa.Table, known: pa.Table) -> pa.Table:
+        """Rows that an earlier run gave their alternate key keep it."""
+        if not output.alternates or not known.num_rows:
+            return wanted
+        changed = self._alternate(output, wanted)
+        self._db.register("_w", pa.table({"_unit": wanted["_unit"], "_n": wanted["_n"], "alt": changed["_key"]}))
+        self._db.register("_k", known)
+        hits = self._db.sql(
+            "SELECT coalesce(k.target_key = w.alt, false) AS hit FROM (SELECT *, row_number() OVER () AS at FROM _w) w"
+            " LEFT JOIN _k k ON k.unit = w._unit AND k.n = w._n ORDER BY w.at"
+        ).to_arrow_table()["hit"]
+        self._db.unregister("_w")
+        self._db.unregister("_k")
+        return _merge(hits.combine_chunks(), changed, wanted)
+
+    def _alternate(self, output: OutputShape, rows: pa.Table) -> pa.Table:
+        """The same rows under their alternate keys, key text and fingerprint made again."""
+        for name in output.alternates:
+            column = next(c for c in output.columns if c.name == name)
+            alternate = as_wire(rows.select(["_alt_" + name]).rename_columns([name]), [column])[name]
+            rows = _set(rows, name, alternate)
+        self._db.register("_p", as_duckdb(rows.select(list(output.names)), output.columns))
+        again = self._db.sql(
+            f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p"
+        ).to_arrow_table()
+        self._db.unregister("_p")
+        return _set(_set(rows, "_key", again["_key"]), "_fp", again["_fp"])
+
+    def _use_alternates(
+        self, output: OutputShape, rows: pa.Table, present: pa.Table, *, lock: bool
+    ) -> tuple[pa.Table, pa.Table]:
+        taken = pc.and_(
+            pc.equal(rows["_action"], str(Action.CONFLICT)),
+            pc.is_in(rows["_reason"], pa.array(["duplicate_key", "exists_in_target"])),
+        )
+        if not pc.any(taken).as_py():
+            return rows, present
+        wanted = [name for name in rows.column_names if name not in _DECIDED]
+        second = self._alternate(output, rows.filter(taken).select(wanted))
+        again, found = self._compared(output, second, nothing_known().rows, lock=lock)
+        again = self._duplicates_among(output, again, rows.filter(pc.invert(taken)))
+        rest = rows.filter(pc.invert(taken))
+        rows = pa.concat_tables([rest, again.select(rest.column_names)])
+        return rows, pa.concat_tables([present, found.select(present.column_names)])
+
+    def _duplicates_among(self, output: OutputShape, rows: pa.Table, others: pa.Table) -> pa.Table:
+        hashes, taken = self._key_hashes(rows["_key"]), self._key_hashes(others["_key"])
+        again = self._foreseen.of((output.connection, output.dataset)).repeated(hashes) | np.isin(hashes, taken)
+        create = pc.equal(rows["_action"], str(Action.CREATE))
+        hit = pc.and_(pa.array(again), create)
+        rows = _set(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
+        return _set(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
+
+    # -- foreign keys ---------------------------------------------------------------------------------------
+
+    def _orphans(self, output: OutputShape, rows: pa.Table, done: Sequence[pa.Table]) -> list[pa.Table]:
+        """Rows to write whose foreign key points at nothing, neither in the target nor foreseen."""
+        writes = rows.filter(pc.is_in(rows["_action"], pa.array(["create", "update"])))
+        if not writes.num_rows:
+            return []
+        return [
+            held
+            for foreign_key in output.schema.foreign_keys
+            if set(foreign_key.columns) <= set(output.names)
+            and (held := self._points_nowhere(output, foreign_key, writes, done)) is not None
+        ]
+
+    def _points_nowhere(
+        self, output: OutputShape, foreign_key: ForeignKey, rows: pa.Table, done: Sequence[pa.Table]
+    ) -> pa.Table | None:
+        target = self._targets[output.connection]
+        columns = [c for name in foreign_key.columns if (c := output.schema.column(name))]
+        referred = target.schema(foreign_key.target)
+        theirs = [c for name in foreign_key.target_columns if (c := referred.column(name))]
+        for name in foreign_key.columns:
+            rows = rows.filter(pc.is_valid(rows[name]))
+        if not rows.num_rows:
+            return None
+        own = [column.name for column in columns]
+        keys = rows.select(own).group_by(own).aggregate([])
+        asked = as_wire(keys.select(own).rename_columns([column.name for column in theirs]), theirs)
+        there = as_wire(target.fetch(foreign_key.target, asked, []), theirs)
+        self._db.register("_rows", as_duckdb(rows.select(["_unit", *own]), columns))
+        self._db.register("_there", as_duckdb(there, theirs))
+        found = self._db.sql(
+            f"SELECT _unit, {key_sql(columns)} AS k FROM _rows"
+            f" WHERE {key_sql(columns)} NOT IN (SELECT {key_sql(theirs)} FROM _there)"
+        ).to_arrow_table()
+        self._db.unregister("_rows")
+        self._db.unregister("_there")
+        if found.num_rows:
+            hashes = self._key_hashes(found["k"])
+            dataset = (output.connection, foreign_key.target)
+            coming = self._foreseen.of(dataset).seen(hashes)
+            for earlier, table in zip(self._shape.outputs, done, strict=False):
+                if (earlier.connection, earlier.dataset) == dataset:
+                    coming |= np.isin(hashes, self._key_hashes(table["_key"]))
+            found = found.filter(pa.array(~coming))
+        if not found.num_rows:
+            return None
+        detail = f"{output.dataset}.{', '.join(own)}: no such row in {foreign_key.target} ({foreign_key.name})"
+        return _holds(found["_unit"], "foreign_key", detail)
+
+    def _new_keys(self, output: OutputShape, rows: pa.Table) -> Hashes:
+        creates = rows.filter(pc.equal(rows["_action"], str(Action.CREATE)))
+        return self._key_hashes(creates["_key"])
+
+    # -- units ------------------------------------------------------------------------------------------------
+
+    def _settle(self, units: pa.Table, outputs: Sequence[pa.Table], prepared: Prepared) -> pa.Table:
+        """Every unit's status: done if anything of it is new or changed, else unchanged."""
+        active = [
+            table.filter(pc.is_in(table["_action"], pa.array(["create", "update"]))) for table in outputs
+        ]
+        reused = [
+            table.filter(pc.and_(pc.equal(table["_action"], "reuse"), pc.invert(table["_known"])))
+            for table in outputs
+        ]
+        busy = pa.chunked_array(
+            [chunk for table in [*active, *reused] for chunk in table["_unit"].chunks], pa.string()
+        )
+        known = prepared.known.units
+        was_done = known.filter(pc.or_kleene(pc.is_null(known["status"]), pc.equal(known["status"], "done")))
+        old = pc.is_in(units["_unit"], was_done["unit"].combine_chunks())
+        done = pc.or_(pc.is_in(units["_unit"], busy.combine_chunks()), pc.invert(old))
+        status = pc.if_else(done, str(Status.DONE), str(Status.UNCHANGED))
+        return _set(units, "status", pc.coalesce(units["status"], status))
+
+
+_DECIDED = ("_action", "_reason", "_known", "_present")
+
+
+def _decided(rows: pa.Table, action: Action, *, known: bool) -> pa.Table:
+    count = rows.num_rows
+    rows = rows.append_column("_action", pa.repeat(pa.scalar(str(action), pa.string()), count))
+    rows = rows.append_column("_reason", pa.nulls(count, pa.string()))
+    rows = rows.append_column("_known", pa.repeat(pa.scalar(known), count))
+    return rows.append_column("_present", pa.nulls(count, pa.int64()))
+
+
+def _wire_schema(columns: Sequence[Column]) -> pa.Schema:
+    return pa.schema([(column.name, ARROW[column.kind]) for column in columns])
+
+
+def _set(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+def _merge(hit: pa.Array, changed: pa.Table, table: pa.Table) -> pa.Table:
+    """Rows of ``changed`` where ``hit``, else of ``table``."""
+    return pa.table(
+        {
+            name: pc.if_else(hit, changed[name].combine_chunks(), table[name].combine_chunks())
+            for name in table.column_names
+        }
+    )
+
+
+def _holds(units: pa.ChunkedArray, reason: str, detail: str) -> pa.Table:
+    count = len(units)
+    return pa.table(
+        {
+            "unit": units,
+            "reason": pa.repeat(pa.scalar(reason, pa.string()), count),
+            "detail": pa.repeat(pa.scalar(detail, pa.string()), count),
+        }
+    )
+
+
+_CONFLICTS = {
+    "exists_in_target": "a row with this key is there already, and differs",
+    "edited_in_target": "somebody changed the row since we wrote it",
+    "deleted_in_target": "somebody deleted the row since we wrote it",
+    "not_ours": "the row was there before us and is not overwritten",
+    "key_changed": "the record would now get another key than the one we wrote",
+    "duplicate_key": "another unit of this run has the same target key",
+}
+
+
+def _trouble(bad: pa.Table, output: OutputShape) -> pa.Table:
+    details = [f"{output.dataset}: {_CONFLICTS[reason]}" for reason in bad["_reason"].to_pylist()]
+    return pa.table(
+        {"unit": bad["_unit"], "reason": bad["_reason"], "detail": pa.array(details, pa.string())}
+    )
+
+
+def _hold(
+    units: pa.Table, decided: Sequence[tuple[pa.Table, pa.Table]], trouble: pa.Table
+) -> tuple[pa.Table, list[tuple[pa.Table, pa.Table]]]:
+    """Hold whole units: none of their rows is written in any output."""
+    first = trouble.group_by("unit", use_threads=False).aggregate([("reason", "first"), ("detail", "first")])
+    keys = first["unit"].combine_chunks()
+    at = pc.index_in(units["_unit"], keys)
+    hit = pc.is_valid(at)
+    units = _set(units, "status", pc.if_else(hit, str(Status.HELD), units["status"]))
+    for name in ("reason", "detail"):
+        units = _set(units, name, pc.if_else(hit, first[f"{name}_first"].combine_chunks().take(at), units[name]))
+    return units, [
+        (rows.filter(pc.invert(pc.is_in(rows["_unit"], keys))), present) for rows, present in decided
+    ]
+
+
+def hold_units(decision: Decision, refusals: pa.Table) -> Decision:
+    """The decision without the units that the target refuses (unit, reason, detail)."""
+    pairs = [(made.rows, made.present) for made in decision.outputs]
+    units, kept = _hold(decision.units, pairs, refusals)
+    outputs = tuple(
+        Decided(made.number, made.dataset, rows, present, made.new_keys)
+        for made, (rows, present) in zip(decision.outputs, kept, strict=True)
+    )
+    return Decision(units, outputs, decision.conflicts)

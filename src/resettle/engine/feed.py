@@ -1,0 +1,231 @@
+"""Feed: from a source's raw batches to shaped ones, skipping what earlier runs settled.
+
+A raw record whose hash (seeded with the mapping's digest) the ledger holds is not even decoded. The hash is
+DuckDB's; it may change with DuckDB's version, so the version is part of the seed: then records are decoded
+and their fingerprints compared, which costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resettle.batch import TROUBLE, Batch, Status
+from resettle.engine import shape as shaping
+from resettle.engine.shape import FlowShape, Resolver, Shaped
+from resettle.engine.uniques import Hashes, Uniques, contains
+from resettle.ledger.ledger import Known, Ledger, Seen, nothing_known
+from resettle.mapping.columns import literal, quote
+from resettle.mapping.functions import run_tried
+from resettle.mapping.sql import Parsed
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A shaped batch, what the ledger knows of its units, and how many records were settled without a look."""
+
+    shaped: Shaped
+    known: Known
+    read: int
+    settled: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return int(self.shaped.units.num_rows)
+
+    def part(self, start: int, stop: int) -> Prepared:
+        """Some of its units, for isolating a refused one; they count as read with the whole."""
+        units = self.shaped.units.slice(start, stop - start)
+        keys = units["_unit"].combine_chunks()
+        outputs = tuple(table.filter(pc.is_in(table["_unit"], keys)) for table in self.shaped.outputs)
+        return Prepared(Shaped(units, outputs), self.known, 0)
+
+    def refusal(self, reason: str, detail: str) -> pa.Table:
+        """All its units, refused by the target for this reason."""
+        count = len(self)
+        return pa.table(
+            {
+                "unit": self.shaped.units["_unit"],
+                "reason": pa.array([reason] * count, pa.string()),
+                "detail": pa.array([detail] * count, pa.string()),
+            }
+        )
+
+
+class Feed:
+    """Prepares the batches of one flow in one run; used from one thread."""
+
+    def __init__(
+        self,
+        shape: FlowShape,
+        ledger: Ledger,
+        resolver: Resolver,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        digest: str,
+        started_at: datetime,
+        where: Parsed | None = None,
+        only: pa.Array | None = None,
+        fresh: bool = False,
+    ) -> None:
+        self._shape, self._ledger, self._resolver, self._db = shape, ledger, resolver, connection
+        self._seed = literal(f"{digest}/{duckdb.__version__}")
+        self._started_at, self._where, self._only = started_at, where, only
+        self._remembers = ledger.remembers(shape.name)
+        self._seen = ledger.seen(shape.name) if self._remembers and not fresh else _nothing_seen()
+        self._units, self._records = Uniques(), Uniques()
+        extra = [name for _, name, _ in where.columns] if where else []
+        self._needs = list(dict.fromkeys([*shape.needs, *extra]))
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[Prepared]:
+        for batch in batches:
+            if len(batch):
+                yield self.prepare(batch)
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """One batch, shaped. Records that `where` or `only` leave out count as not read."""
+        table, raw = batch.table, self._hash(batch.table)
+        if self._where is not None:
+            chosen = self._matching(batch.decode(table, self._needs))
+            table, raw = table.filter(pa.array(chosen)), raw[chosen]
+        settled, rest = self._settle(raw)
+        if self._only is not None:
+            settled, rest = Counter(), np.ones(len(raw), np.bool_)
+        read = len(raw)
+        if not rest.all():
+            table, raw = table.filter(pa.array(rest)), raw[rest]
+        rows = self._identify(batch.decode(table, list(self._shape.needs)), raw)
+        if self._only is not None:
+            rows = rows.filter(pc.is_in(rows["_unit"], self._only))
+            read = rows.num_rows
+        rows, repeats = self._drop_repeats(rows)
+        if repeats:
+            settled[Status.SKIPPED] += repeats
+            settled["identical_duplicate"] += repeats
+        known = self._known(rows)
+        rows = self._date(rows, known)
+        resolver = Resolver(self._resolver.target_keys, self._resolver.ids, _minted(known))
+        return Prepared(shaping.run(self._db, self._shape, rows, resolver), known, read, settled)
+
+    def _hash(self, table: pa.Table) -> Hashes:
+        columns = ", ".join(quote(name) for name in table.column_names)
+        self._db.register("_raw", table)
+        try:
+            found = self._db.sql(f"SELECT hash({columns}, {self._seed}) AS h FROM _raw").to_arrow_table()
+        finally:
+            self._db.unregister("_raw")
+        hashes: Hashes = found["h"].to_numpy().view(np.int64)
+        return hashes
+
+    def _matching(self, decoded: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        assert self._where is not None
+        self._db.register("source", decoded)
+        try:
+            sql = f"SELECT coalesce(TRY(CAST(({self._where.sql}) AS BOOLEAN)), false) AS w FROM source"
+            found: np.ndarray[tuple[int], np.dtype[np.bool_]] = run_tried(self._db, sql)["w"].to_numpy()
+        finally:
+            self._db.unregister("source")
+        return found
+
+    def _settle(self, raw: Hashes) -> tuple[Counter[str], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+        """How many records were settled by earlier runs, and which still need a look."""
+        counts: Counter[str] = Counter()
+        rest = np.ones(len(raw), np.bool_)
+        for status, hashes in (
+            (Status.UNCHANGED, self._seen.done),
+            (Status.HELD, self._seen.held),
+            (Status.SKIPPED, self._seen.skipped),
+        ):
+            hit = contains(hashes, raw) & rest
+            rest &= ~hit
+            if hit.any():
+                counts[status] += int(hit.sum())
+        return counts, rest
+
+    def _identify(self, rows: pa.Table, raw: Hashes) -> pa.Table:
+        """Add _unit and _raw; a record without a key gets one from its hash and is held."""
+        if not rows.num_rows:
+            empty = {"_unit": pa.array([], pa.string()), "_raw": pa.array([], pa.int64())}
+            return _add(rows, empty)
+        units = shaping.unit_keys(self._db, self._shape, rows)
+        trouble = rows[TROUBLE].combine_chunks() if TROUBLE in rows.column_names else None
+        if units.null_count or (trouble is not None and trouble.null_count < len(trouble)):
+            broken = pa.nulls(len(units), pa.string()) if trouble is None else trouble
+            text = pc.binary_join_element_wise("undecodable", broken, "|")
+            text = pc.if_else(pc.and_(pc.is_null(text), pc.is_null(units)), "no_key|the unit key is null", text)
+            named = pa.array([f"raw:{value & 0xFFFFFFFFFFFFFFFF:016x}" for value in raw.tolist()], pa.string())
+            units = pc.coalesce(units, named)
+            rows = rows.drop_columns([TROUBLE]) if trouble is not None else rows
+            rows = rows.append_column(TROUBLE, text)
+        return _add(rows, {"_unit": units, "_raw": pa.array(raw)})
+
+    def _drop_repeats(self, rows: pa.Table) -> tuple[pa.Table, int]:
+        """A unit key that comes again: the same record is dropped and counted, another one is held."""
+        if not rows.num_rows:
+            return rows, 0
+        self._db.register("_u", rows.select(["_unit", "_raw"]))
+        found = self._db.sql("SELECT hash(_unit) AS u, hash(_unit, _raw) AS r FROM _u").to_arrow_table()
+        self._db.unregister("_u")
+        units, records = (found[name].to_numpy().view(np.int64) for name in ("u", "r"))
+        again, same = self._units.repeated(units), self._records.repeated(records)
+        self._units.add(units[~again])
+        self._records.add(records[~same])
+        if not again.any():
+            return rows, 0
+        other = again & ~same
+        if other.any():
+            rows = _hold_repeats(rows, pa.array(other))
+        return rows.filter(pa.array(~(again & same))), int((again & same).sum())
+
+    def _known(self, rows: pa.Table) -> Known:
+        if not self._remembers or not rows.num_rows:
+            return nothing_known()
+        return self._ledger.known(self._shape.name, rows["_unit"].combine_chunks())
+
+    def _date(self, rows: pa.Table, known: Known) -> pa.Table:
+        """Add migration_time: the start of the run that first saw the unit."""
+        now = pa.scalar(self._started_at, pa.timestamp("us", tz="UTC"))
+        times = pa.repeat(now, rows.num_rows)
+        if known.units.num_rows:
+            at = pc.index_in(rows["_unit"].combine_chunks(), known.units["unit"].combine_chunks())
+            self._db.register("_k", known.units)
+            first = self._db.sql("SELECT CAST(first_time AS TIMESTAMPTZ) AS t FROM _k").to_arrow_table()
+            self._db.unregister("_k")
+            times = pc.coalesce(first["t"].combine_chunks().take(at), times)
+        return rows.append_column("migration_time", times)
+
+
+def _nothing_seen() -> Seen:
+    return Seen(*(np.empty(0, np.int64) for _ in range(3)))
+
+
+def _add(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return table
+
+
+def _hold_repeats(rows: pa.Table, other: pa.Array) -> pa.Table:
+    """Give a second record of a unit a key of its own, so that both are in the ledger, and hold it."""
+    raw = [f"{value & 0xFFFFFFFFFFFFFFFF:016x}" for value in rows["_raw"].to_pylist()]
+    renamed = pc.binary_join_element_wise(rows["_unit"].combine_chunks(), pa.array(raw), "#")
+    units = pc.if_else(other, renamed, rows["_unit"].combine_chunks())
+    text = rows[TROUBLE].combine_chunks() if TROUBLE in rows.column_names else pa.nulls(len(other), pa.string())
+    text = pc.if_else(other, "duplicate_unit|another record of this run has the same unit key", text)
+    rows = rows.drop_columns([n for n in (TROUBLE,) if n in rows.column_names])
+    rows = rows.set_column(rows.column_names.index("_unit"), "_unit", units)
+    return rows.append_column(TROUBLE, text)
+
+
+def _minted(known: Known) -> shaping.Minted:
+    def minted(units: pa.Array, output: int) -> pa.Table:
+        mine = known.rows.filter(pc.equal(known.rows["output"], output))
+        return pa.table({"_unit": mine["unit"], "_n": mine["n"], "m": mine["minted"]})
+
+    return minted

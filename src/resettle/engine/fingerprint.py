@@ -1,0 +1,80 @@
+"""Fingerprints: an md5 over the canonical text of a row's columns, equal for source-shaped and fetched rows.
+
+The text is the columns' canonical forms (mapping/columns.py) joined by `|`, a null being empty and a text
+carrying its length, so that no two different rows have one text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+import pyarrow as pa
+
+from resettle.batch import ARROW, Column, Kind
+from resettle.mapping.columns import canonical, literal, quote
+
+
+def fingerprint_sql(columns: Sequence[Column]) -> str:
+    """SQL for the fingerprint (BLOB of 16 bytes) over columns that stand in scope by their names."""
+    parts = ", ".join(f"coalesce({canonical(column)}, '')" for column in columns)
+    return f"unhex(md5(concat_ws('|', {parts})))" if parts else "unhex(md5(''))"
+
+
+def key_sql(columns: Sequence[Column], names: Sequence[str] | None = None) -> str:
+    """SQL for a key as text: one column plainly, several joined by `/` with `%` and `/` escaped.
+
+    ``names`` are the columns to read instead, when the key stands under other names.
+    """
+    texts = []
+    for column, name in zip(columns, names or [column.name for column in columns], strict=True):
+        text = f"CAST({quote(name)} AS VARCHAR)"
+        if column.kind is Kind.INSTANT:
+            text = f"strftime({quote(name)}, {literal('%Y-%m-%dT%H:%M:%S.%fZ')})"
+        elif column.kind is Kind.BINARY:
+            text = f"hex({quote(name)})"
+        texts.append(text)
+    return join_key(texts)
+
+
+def join_key(texts: Sequence[str]) -> str:
+    """SQL joining text expressions to one key."""
+    if len(texts) == 1:
+        return texts[0]
+    return " || '/' || ".join(f"replace(replace({text}, '%', '%25'), '/', '%2F')" for text in texts)
+
+
+def as_duckdb(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
+    """The same rows with uuids as DuckDB knows them (in batches they travel as 16 bytes)."""
+    kinds = {column.name: column.kind for column in columns}
+    for index, name in enumerate(table.column_names):
+        if kinds.get(name) is Kind.UUID and not isinstance(table.schema.field(name).type, pa.UuidType):
+            chunks = [pa.ExtensionArray.from_storage(pa.uuid(), chunk) for chunk in table[name].chunks]
+            table = table.set_column(index, name, pa.chunked_array(chunks, pa.uuid()))
+    return table
+
+
+def as_wire(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
+    """The same rows in the arrow types that connectors take and give (`batch.ARROW`)."""
+    kinds = {column.name: column.kind for column in columns}
+    for index, name in enumerate(table.column_names):
+        if name not in kinds:
+            continue
+        wanted, column = ARROW[kinds[name]], table[name]
+        if isinstance(column.type, pa.ExtensionType):
+            column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+        if column.type != wanted:
+            column = column.cast(wanted)
+        if column.type != table[name].type:
+            table = table.set_column(index, name, column)
+    return table
+
+
+def fingerprints(connection: duckdb.DuckDBPyConnection, rows: pa.Table, columns: Sequence[Column]) -> pa.Array:
+    """The fingerprint of each fetched row over ``columns`` (in that order)."""
+    connection.register("_rows", as_duckdb(rows, columns))
+    try:
+        found = connection.sql(f"SELECT {fingerprint_sql(columns)} AS fp FROM _rows").to_arrow_table()
+    finally:
+        connection.unregister("_rows")
+    return found["fp"].combine_chunks()

@@ -1,0 +1,262 @@
+"""One flow in one run: source, targets, compiled shape and feed put together, for plan, apply and verify."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from resettle.batch import Batch, Schema
+from resettle.connector import Source, Target
+from resettle.engine.balance import Counts
+from resettle.engine.decide import Foreseen
+from resettle.engine.feed import Feed, Prepared
+from resettle.engine.shape import Compiler, FlowShape, Ids, Resolver
+from resettle.errors import ConfigError, MappingError
+from resettle.ledger.ledger import Ledger
+from resettle.mapping.columns import quote
+from resettle.mapping.functions import connect
+from resettle.mapping.load import Migration
+from resettle.mapping.model import Ref
+from resettle.mapping.sql import Parsed, SqlError, parse_expression
+from resettle.middleware.readahead import Ahead, batches
+
+SAMPLE_ROWS = 1000
+
+
+class Connections(Protocol):
+    """What the engine asks of connections.py."""
+
+    def source(self, name: str) -> Source: ...
+
+    def target(self, name: str) -> Target: ...
+
+
+def fresh_uuids(count: int) -> pa.Array:
+    """Random version 4 uuids."""
+    values = np.frombuffer(secrets.token_bytes(16 * count), np.uint8).reshape(count, 16).copy()
+    values[:, 6] = values[:, 6] & 0x0F | 0x40
+    values[:, 8] = values[:, 8] & 0x3F | 0x80
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), count, [None, pa.py_buffer(values.tobytes())])
+
+
+Progress = Callable[[str, str, Counts], None]
+"""``progress(flow, state, counts)``: state is one word: reading, writing, waiting, done."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much of a migration to run, and how; the same for every phase."""
+
+    select: tuple[str, ...] = ()
+    where: str | None = None
+    limit: int | None = None
+    batch_size: int = 50_000
+    workers: int = 2
+    fresh: bool = False
+    """Do not trust remembered hashes: decode and compare everything."""
+    show_values: bool = False
+    only: Mapping[str, list[str]] | None = None
+    """Just these units of these flows (for replaying held ones)."""
+    progress: Progress = lambda flow, state, counts: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    ids: Ids = fresh_uuids
+
+    def as_json(self) -> dict[str, object]:
+        plain = {"select": list(self.select), "where": self.where, "limit": self.limit}
+        return {key: value for key, value in plain.items() if value}
+
+
+@dataclass(frozen=True)
+class FlowRun:
+    """A flow ready to run."""
+
+    name: str
+    shape: FlowShape
+    digest: str
+    source: Source
+    dataset: str
+    targets: Mapping[str, Target]
+    feed: Feed
+    options: Options
+
+    @contextmanager
+    def prepared(self) -> Iterator[Iterator[Prepared]]:
+        """Batches read, decoded and shaped one ahead, in another thread, while this one writes."""
+        read = batches(self.source, self.dataset, rows=self.options.batch_size, workers=self.options.workers)
+        with Ahead(self.feed(_limited(read, self.options.limit)), depth=1) as ahead:
+            yield iter(ahead)
+
+
+def selected(migration: Migration, options: Options) -> list[str]:
+    """The flows to run, in the declaration's order. Raises ConfigError for a name that is none."""
+    from resettle.mapping.load import suggest
+
+    for name in options.select:
+        if name not in migration.file.flows:
+            raise ConfigError(f"no flow `{name}`", hint=suggest(name, migration.file.flows))
+    return [name for name in migration.file.flows if not options.select or name in options.select]
+
+
+def referenced(migration: Migration) -> frozenset[str]:
+    """Flows whose target keys others look up."""
+    return frozenset(
+        form.ref.partition(".")[0]
+        for flow in migration.file.flows.values()
+        for output in flow.all_outputs.values()
+        if isinstance(output.columns, dict)
+        for form in output.columns.values()
+        if isinstance(form, Ref)
+    )
+
+
+def compile_flow(
+    migration: Migration, name: str, connections: Connections, *, lookups: bool = True
+) -> tuple[FlowShape, duckdb.DuckDBPyConnection]:
+    """Compile a flow against both live sides; also gives the DuckDB that its expressions run in."""
+    flow = migration.file.flows[name]
+    connection_name, _, dataset = flow.from_.partition(".")
+    source = connections.source(connection_name)
+    schema = source.schema(dataset)
+    database = connect(migration.functions_file)
+    load_lookups(database, migration, connections, name, with_rows=lookups)
+
+    def target_schema(target: str, target_dataset: str) -> Schema:
+        return connections.target(target).schema(target_dataset)
+
+    compiler = Compiler(migration, name, database, schema, source_types(source, schema), target_schema)
+    return compiler.compile(), database
+
+
+def open_flow(
+    migration: Migration,
+    name: str,
+    connections: Connections,
+    ledger: Ledger,
+    foreseen: Foreseen,
+    started_at: datetime,
+    options: Options,
+) -> FlowRun:
+    """Everything of a flow, compiled and opened. Raises MappingError before anything is read or written."""
+    shape, database = compile_flow(migration, name, connections)
+    connection_name, _, dataset = migration.file.flows[name].from_.partition(".")
+    digest = migration.flow_digest(name)
+    feed = Feed(
+        shape,
+        ledger,
+        Resolver(_target_keys(ledger, foreseen), options.ids),
+        database,
+        digest=digest,
+        started_at=started_at,
+        where=_where(options.where),
+        only=None if options.only is None else pa.array(options.only.get(name, []), pa.string()),
+        fresh=options.fresh,
+    )
+    targets = {output.connection: connections.target(output.connection) for output in shape.outputs}
+    return FlowRun(name, shape, digest, connections.source(connection_name), dataset, targets, feed, options)
+
+
+def source_types(source: Source, schema: Schema) -> pa.Schema:
+    """The arrow types that the source's columns arrive in, seen on its first batch (text where it has none)."""
+    for partition in source.partitions(schema.dataset, 1):
+        for batch in source.read(partition, SAMPLE_ROWS):
+            if len(batch):
+                decoded: pa.Table = batch.decode(batch.table.slice(0, 1), list(schema.names))
+                return decoded.schema
+    return pa.schema([(name, pa.string()) for name in schema.names])
+
+
+def load_lookups(
+    database: duckdb.DuckDBPyConnection,
+    migration: Migration,
+    connections: Connections,
+    flow: str,
+    *,
+    with_rows: bool,
+) -> None:
+    """Tables _lookup_<name>(k, v) for the lookups that the flow uses. A key with two values is an error."""
+    used = {
+        form.lookup
+        for output in migration.file.flows[flow].all_outputs.values()
+        if isinstance(output.columns, dict)
+        for form in output.columns.values()
+        if hasattr(form, "lookup")
+    }
+    for name in used:
+        table = quote(f"_lookup_{name}")
+        database.execute(f"CREATE TABLE {table} (k VARCHAR, v VARCHAR)")
+        for rows in _lookup_rows(migration, connections, name) if with_rows else ():
+            database.register("_l", rows)
+            database.execute(f"INSERT INTO {table} SELECT DISTINCT k, v FROM _l WHERE k IS NOT NULL")
+            database.unregister("_l")
+        database.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT DISTINCT k, v FROM {table}")
+        doubled = database.execute(
+            f"SELECT count(*) FROM (SELECT k FROM {table} GROUP BY k HAVING count(*) > 1)"
+        ).fetchall()[0][0]
+        if doubled:
+            raise MappingError(
+                migration.place("lookups", name), f"lookup `{name}`: {doubled} keys have several values"
+            )
+
+
+def _lookup_rows(migration: Migration, connections: Connections, name: str) -> Iterator[pa.Table]:
+    lookup = migration.file.lookups[name]
+    if lookup.file:
+        text = pa.csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""])
+        header = pa.csv.read_csv(migration.root / lookup.file).column_names
+        text.column_types = {column: pa.string() for column in header}
+        table = pa.csv.read_csv(migration.root / lookup.file, convert_options=text)
+        for column in (lookup.key, lookup.value):
+            if column not in table.column_names:
+                raise MappingError(migration.place("lookups", name), f"{lookup.file} has no column `{column}`")
+        yield pa.table({"k": table[lookup.key], "v": table[lookup.value]})
+        return
+    connection, _, dataset = (lookup.from_ or "").partition(".")
+    for batch in batches(connections.source(connection), dataset, rows=50_000, workers=1):
+        rows = batch.decode(batch.table, [lookup.key, lookup.value])
+        yield pa.table({"k": rows[lookup.key].cast(pa.string()), "v": rows[lookup.value].cast(pa.string())})
+
+
+def _target_keys(ledger: Ledger, foreseen: Foreseen) -> Callable[[str, str | None, pa.Array], pa.Table]:
+    """The id map: what earlier runs made, then what this run would make."""
+
+    def target_keys(flow: str, output: str | None, units: pa.Array) -> pa.Table:
+        found = ledger.target_keys(flow, output, units)
+        tables = foreseen.target_keys.get((flow, 0), [])
+        if tables:
+            coming = pa.concat_tables(tables)
+            coming = coming.filter(pa.compute.is_in(coming["unit"], units))
+            coming = coming.filter(pa.compute.invert(pa.compute.is_in(coming["unit"], found["unit"].combine_chunks())))
+            found = pa.concat_tables([found, coming.cast(found.schema)])
+        return found
+
+    return target_keys
+
+
+def _where(text: str | None) -> Parsed | None:
+    if text is None:
+        return None
+    try:
+        return parse_expression(text)
+    except SqlError as error:
+        raise ConfigError(f"--where: bad SQL: {error}") from None
+
+
+def _limited(read: Iterator[Batch], limit: int | None) -> Iterator[Batch]:
+    """At most ``limit`` records."""
+    left = limit
+    for batch in read:
+        if left is not None and len(batch) >= left:
+            yield Batch(batch.dataset, batch.table.slice(0, left), batch.decode)
+            return
+        left = None if left is None else left - len(batch)
+        yield batch

@@ -1,0 +1,201 @@
+"""Remember: from a decision to what the ledger records of it, in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resettle.batch import Action, Status
+from resettle.engine.decide import Decided, Decision
+from resettle.engine.feed import Prepared
+from resettle.engine.fingerprint import as_duckdb
+from resettle.engine.shape import FlowShape, OutputShape
+from resettle.ledger.ledger import Record
+from resettle.mapping.columns import literal, quote
+
+_CREATED = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("output", pa.int16()),
+        ("n", pa.int32()),
+        ("target_key", pa.string()),
+        ("fingerprint", pa.binary(16)),
+        ("shape", pa.int32()),
+        ("raw", pa.int64()),
+        ("reused", pa.bool_()),
+        ("minted", pa.string()),
+    ]
+)
+_CHANGED = pa.schema([field for field in _CREATED if field.name not in {"target_key", "reused", "minted"}])
+_UNITS = pa.schema([(n, pa.string()) for n in ("unit", "status", "reason", "detail", "warnings")] + [("raw", pa.int64())])
+_IMAGES = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("output", pa.int16()),
+        ("n", pa.int32()),
+        ("target_key", pa.string()),
+        ("image", pa.string()),
+    ]
+)
+
+
+def record_of(
+    connection: duckdb.DuckDBPyConnection,
+    shape: FlowShape,
+    decision: Decision,
+    prepared: Prepared,
+    shapes: Mapping[str, int],
+) -> Record:
+    """The ledger's share of a batch. The raw hash is kept on a unit's first row, or with the unit if it has none."""
+    raws = _raw_owners(decision)
+    created, changed, images = [], [], []
+    for number, (output, made) in enumerate(zip(shape.outputs, decision.outputs, strict=True)):
+        if not made.rows.num_rows:
+            continue
+        rows = _common(made, shapes[output.name], raws[number])
+        created.append(_created(connection, output, made, rows))
+        changed.append(_changed(made, rows))
+        updates = made.having(Action.UPDATE)
+        if updates.num_rows:
+            images.append(_images(connection, output, made, updates))
+    return Record(
+        _concat(created, _CREATED),
+        _concat(changed, _CHANGED),
+        _units(decision, prepared),
+        _concat(images, _IMAGES),
+    )
+
+
+def _concat(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _raw_owners(decision: Decision) -> list[pa.Array]:
+    """For each output, the raw hash where the row is its unit's first, else null."""
+    units = decision.units
+    if len(decision.outputs) == 1 and _one_row_each(decision):
+        return [units["_raw"].combine_chunks().take(_positions(decision.outputs[0].rows, units))]
+    taken = pa.array([], pa.string())
+    owners = []
+    for made in decision.outputs:
+        rows = made.rows
+        first = pc.and_(pc.equal(rows["_n"], 0), pc.invert(pc.is_in(rows["_unit"], taken)))
+        raw = units["_raw"].combine_chunks().take(_positions(rows, units))
+        owners.append(pc.if_else(first.combine_chunks(), raw, pa.scalar(None, pa.int64())))
+        taken = pa.concat_arrays([taken, *rows["_unit"].chunks])
+    return owners
+
+
+def _one_row_each(decision: Decision) -> bool:
+    return bool(pc.all(pc.equal(decision.outputs[0].rows["_n"], 0)).as_py())
+
+
+def _positions(rows: pa.Table, units: pa.Table) -> pa.Array:
+    """Where each row's unit stands among the units."""
+    mine, theirs = rows["_unit"].combine_chunks(), units["_unit"].combine_chunks()
+    if len(mine) == len(theirs) and mine.equals(theirs):
+        return pa.array(np.arange(len(mine)), pa.int32())
+    return pc.index_in(mine, theirs)
+
+
+def _common(made: Decided, shape: int, raw: pa.Array) -> pa.Table:
+    rows, count = made.rows, made.rows.num_rows
+    unit, key = rows["_unit"].combine_chunks(), rows["_key"].combine_chunks()
+    return pa.table(
+        {
+            "unit": unit,
+            "output": pa.repeat(pa.scalar(made.number, pa.int16()), count),
+            "n": rows["_n"].cast(pa.int32()),
+            "target_key": pc.if_else(pc.equal(unit, key), pa.scalar(None, pa.string()), key),
+            "fingerprint": rows["_fp"].cast(pa.binary(16)),
+            "shape": pa.repeat(pa.scalar(shape, pa.int32()), count),
+            "raw": raw,
+        }
+    )
+
+
+def _created(
+    connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided, rows: pa.Table
+) -> pa.Table:
+    """Rows that the ledger did not know: created, or reused as they were."""
+    action = made.rows["_action"]
+    reused = pc.equal(action, str(Action.REUSE))
+    mine = pc.and_(pc.or_(pc.equal(action, str(Action.CREATE)), reused), pc.invert(made.rows["_known"]))
+    rows = rows.append_column("reused", reused).append_column("minted", _minted(connection, output, made))
+    return rows.filter(mine).select(_CREATED.names).cast(_CREATED)
+
+
+def _minted(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided) -> pa.Array:
+    if not output.minted:
+        return pa.nulls(made.rows.num_rows, pa.string())
+    connection.register("_m", as_duckdb(made.rows.select(list(output.minted)), output.columns))
+    fields = ", ".join(f"{literal(name)}, CAST({quote(name)} AS VARCHAR)" for name in output.minted)
+    found = connection.sql(f"SELECT CAST(json_object({fields}) AS VARCHAR) AS m FROM _m").to_arrow_table()
+    connection.unregister("_m")
+    return found["m"].combine_chunks()
+
+
+def _changed(made: Decided, rows: pa.Table) -> pa.Table:
+    """Rows that the ledger knows: updated, or unchanged from another record or mapping than before."""
+    known = pc.and_(
+        made.rows["_known"], pc.is_in(made.rows["_action"], pa.array(["update", "unchanged"]))
+    )
+    return rows.filter(known).select(_CHANGED.names).cast(_CHANGED)
+
+
+def _images(
+    connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided, updates: pa.Table
+) -> pa.Table:
+    """What stood in the columns that an update overwrites, as JSON, for rollback."""
+    connection.register("_p", as_duckdb(made.present, output.columns))
+    connection.register("_u", updates.select(["_unit", "_n", "_key"]))
+    fields = ", ".join(
+        f"{literal(c.name)}, " + (f"hex(p.{quote(c.name)})" if c.kind == "binary" else f"p.{quote(c.name)}")
+        for c in output.columns
+    )
+    found = connection.sql(
+        f"SELECT u._unit AS unit, u._n AS n, u._key AS target_key, CAST(json_object({fields}) AS VARCHAR) AS image"
+        " FROM _u u JOIN _p p ON p._key = u._key"
+    ).to_arrow_table()
+    connection.unregister("_p")
+    connection.unregister("_u")
+    found = found.append_column("output", pa.repeat(pa.scalar(made.number, pa.int16()), found.num_rows))
+    return found.select(_IMAGES.names).cast(_IMAGES)
+
+
+def _units(decision: Decision, prepared: Prepared) -> pa.Table:
+    """Units that are not plainly done, those that have no row, and those that no longer are held."""
+    units = decision.units
+    with_rows = pa.concat_arrays(
+        [pa.array([], pa.string()), *(chunk for made in decision.outputs for chunk in made.rows["_unit"].chunks)]
+    )
+    rowless = pc.invert(pc.is_in(units["_unit"], with_rows))
+    odd = pc.is_in(units["status"], pa.array([str(Status.HELD), str(Status.SKIPPED), str(Status.FAILED)]))
+    known = prepared.known.units
+    noted = known.filter(pc.is_valid(known["status"]))["unit"].combine_chunks()
+    wanted = pc.or_(
+        pc.or_(odd, rowless), pc.or_(pc.is_valid(units["warnings"]), pc.is_in(units["_unit"], noted))
+    )
+    kept = units.filter(wanted)
+    settled = pc.if_else(
+        pc.is_in(kept["status"], pa.array([str(Status.DONE), str(Status.UNCHANGED)])), str(Status.DONE), kept["status"]
+    )
+    raw = pc.if_else(
+        pc.or_(pc.not_equal(settled, str(Status.DONE)), pc.is_in(kept["_unit"], units.filter(rowless)["_unit"].combine_chunks())),
+        kept["_raw"],
+        pa.scalar(None, pa.int64()),
+    )
+    return pa.table(
+        {
+            "unit": kept["_unit"],
+            "status": settled,
+            "reason": kept["reason"],
+            "detail": kept["detail"],
+            "warnings": kept["warnings"],
+            "raw": pc.if_else(pc.equal(settled, str(Status.FAILED)), pa.scalar(None, pa.int64()), raw),
+        }
+    ).cast(_UNITS)

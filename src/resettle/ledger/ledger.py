@@ -1,0 +1,565 @@
+"""The ledger: what we did and why, committed with what we did.
+
+Tables (documented in docs/guarantees.md, to be queried by people):
+`runs` one row per execution of a phase; `rows` the id map, one row per target row that we made or reused;
+`units` one row per source record that is not simply done: held, skipped, failed, warned, or held once;
+`before_images` what we overwrote; `locks` who is writing, with a fence so that a run thought dead cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from resettle.batch import Status
+from resettle.connector import Sql
+from resettle.errors import FenceError, LedgerError, LedgerVersionError, LockedError
+from resettle.ledger import postgres, sqlite
+
+VERSION = 1
+STALE_AFTER = 90.0
+"""Seconds without a heartbeat after which a lock's owner counts as dead (at once if its process is gone)."""
+
+_STORES: Mapping[str, ModuleType] = {"postgres": postgres, "sqlite": sqlite}
+Hashes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of one phase. ``started_at`` is also its migration_time (UTC, microseconds)."""
+
+    number: int
+    phase: str
+    started_at: datetime
+    fence: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Hashes (sorted) of the raw records that earlier runs of the same mapping settled."""
+
+    done: Hashes
+    held: Hashes
+    skipped: Hashes
+
+    def __len__(self) -> int:
+        return len(self.done) + len(self.held) + len(self.skipped)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What earlier runs remember of some units.
+
+    units: unit, first_time (us since epoch, of the run that first saw it), status (null for plainly done)
+    rows:  unit, output, n, target_key, fp (16 bytes), shape, reused, minted (JSON or null)
+    """
+
+    units: pa.Table
+    rows: pa.Table
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one batch adds to the ledger; every table may be empty. Columns as the ledger's, less flow and run.
+
+    created: unit, output, n, target_key (null if it is the unit), fingerprint, shape, raw, reused, minted
+    changed: unit, output, n, fingerprint, shape, raw
+    units:   unit, status, reason, detail, warnings, raw
+    images:  unit, output, n, target_key, image
+    """
+
+    created: pa.Table
+    changed: pa.Table
+    units: pa.Table
+    images: pa.Table
+
+
+class Ledger:
+    """The ledger of one migration and environment, in the store behind ``sql``."""
+
+    def __init__(self, sql: Sql, migration: str, environment: str, *, schema: str, version: str) -> None:
+        self._sql, self._store = sql, _STORES[sql.dialect]
+        self.migration, self.environment, self.schema = migration, environment, schema
+        self._p = self._store.prefix(schema)
+        self._version = version
+        self._flows: dict[str, int] = {}
+        self.exists = self._look()
+
+    # -- the store itself ---------------------------------------------------------------------------
+
+    def _look(self) -> bool:
+        if not self._sql.execute(self._store.EXISTS.format(p=self._p))[0][0]:
+            return False
+        found = self._sql.execute(f"SELECT value FROM {self._p}meta WHERE key = 'version'")
+        if found and int(found[0][0]) > VERSION:
+            raise LedgerVersionError(
+                f"the ledger in `{self.schema}` has version {found[0][0]}, this resettle knows {VERSION}",
+                hint="install the newer resettle that wrote it",
+            )
+        rows = self._sql.execute(
+            f"SELECT name, flow FROM {self._p}flows WHERE migration = %s AND environment = %s", self._mine
+        )
+        self._flows = {str(name): int(flow) for name, flow in rows}
+        return bool(found)
+
+    def lives_in(self, sql: Sql) -> bool:
+        """Whether this is the ledger's store, so that one transaction covers data and memory."""
+        return sql is self._sql
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """A transaction of the ledger's own store, where that is not the target's."""
+        return self._sql.transaction()
+
+    @property
+    def _mine(self) -> tuple[str, str]:
+        return (self.migration, self.environment)
+
+    def prepare(self, flows: Mapping[str, Sequence[str]]) -> None:
+        """Make the tables where they are missing, and number this migration's flows and outputs."""
+        with self._sql.transaction():
+            for statement in self._store.TABLES.format(p=self._p, schema=self.schema).split(";\n"):
+                self._sql.execute(statement)
+            self._sql.execute(
+                f"INSERT INTO {self._p}meta VALUES ('version', '{VERSION}') ON CONFLICT (key) DO NOTHING"
+            )
+            for name, outputs in flows.items():
+                self._number_flow(name, outputs)
+        self.exists = True
+
+    def _number_flow(self, name: str, outputs: Sequence[str]) -> None:
+        found = self._sql.execute(
+            f"SELECT flow, outputs FROM {self._p}flows WHERE migration = %s AND environment = %s AND name = %s",
+            (*self._mine, name),
+        )
+        if found:
+            flow, known = int(found[0][0]), json.loads(found[0][1])
+            outputs = [*known, *(output for output in outputs if output not in known)]
+            self._sql.execute(
+                f"UPDATE {self._p}flows SET outputs = %s WHERE flow = %s", (json.dumps(outputs), flow)
+            )
+        else:
+            flow = int(self._sql.execute(f"SELECT coalesce(max(flow), 0) + 1 FROM {self._p}flows")[0][0])
+            self._sql.execute(
+                f"INSERT INTO {self._p}flows VALUES (%s, %s, %s, %s, %s)",
+                (flow, *self._mine, name, json.dumps(list(outputs))),
+            )
+        self._flows[name] = flow
+        for number, output in enumerate(outputs):
+            view = self._store.view_name(self.schema, *self._mine, name, output)
+            self._sql.execute(self._store.VIEW.format(view=view, p=self._p, flow=flow, output=number))
+
+    def outputs(self, flow: str) -> dict[str, int]:
+        """Output name to number, as remembered."""
+        if flow not in self._flows:
+            return {}
+        found = self._sql.execute(f"SELECT outputs FROM {self._p}flows WHERE flow = %s", (self._flows[flow],))
+        return {name: number for number, name in enumerate(json.loads(found[0][0]))}
+
+    def shape(self, flow: str, output: int, columns: Sequence[str]) -> int:
+        """The number of the column set that a fingerprint was made of; numbered if it is new."""
+        text = json.dumps(list(columns))
+        found = self._sql.execute(
+            f"SELECT shape FROM {self._p}shapes WHERE flow = %s AND output = %s AND columns = %s",
+            (self._flows[flow], output, text),
+        )
+        if found:
+            return int(found[0][0])
+        number = int(self._sql.execute(f"SELECT coalesce(max(shape), 0) + 1 FROM {self._p}shapes")[0][0])
+        self._sql.execute(
+            f"INSERT INTO {self._p}shapes VALUES (%s, %s, %s, %s)", (number, self._flows[flow], output, text)
+        )
+        return number
+
+    def shapes(self, flow: str) -> dict[int, tuple[str, ...]]:
+        """Every column set that this flow's fingerprints were made of."""
+        if flow not in self._flows:
+            return {}
+        rows = self._sql.execute(
+            f"SELECT shape, columns FROM {self._p}shapes WHERE flow = %s", (self._flows[flow],)
+        )
+        return {int(shape): tuple(json.loads(columns)) for shape, columns in rows}
+
+    # -- runs and the lock --------------------------------------------------------------------------
+
+    @contextmanager
+    def run(self, phase: str, options: Mapping[str, Any], now: datetime, *, lock: bool) -> Iterator[Run]:
+        """A run in the ledger; with ``lock`` nobody else writes meanwhile. Raises LockedError."""
+        with self._sql.transaction():
+            number = int(self._sql.execute(f"SELECT coalesce(max(run), 0) + 1 FROM {self._p}runs")[0][0])
+            fence = self._take(number) if lock else 0
+            self._sql.execute(
+                f"INSERT INTO {self._p}runs (run, migration, environment, phase, status, started_at, host, pid,"
+                " version, options) VALUES (%s, %s, %s, %s, 'running', %s, %s, %s, %s, %s)",
+                (number, *self._mine, phase, now.isoformat(), *_self(), self._version, json.dumps(options)),
+            )
+        try:
+            yield Run(number, phase, now, fence)
+        except BaseException as error:
+            self._close(number, fence, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        self._close(number, fence, None)
+
+    def _take(self, run: int) -> int:
+        found = self._sql.execute(
+            f"SELECT fence, run, host, pid, {self._store.AGE} FROM {self._p}locks"
+            f" WHERE migration = %s AND environment = %s {self._store.FOR_UPDATE}",
+            self._mine,
+        )
+        fence = 1
+        if found:
+            fence, holder, host, pid, age = found[0]
+            if holder is not None and not _dead(host, pid, age):
+                raise LockedError(
+                    f"run {holder} (process {pid} on {host}, last sign of life {age:.0f} s ago) is writing",
+                    hint=f"wait for it; a dead run is taken over after {STALE_AFTER:.0f} s",
+                )
+            self._sql.execute(
+                f"UPDATE {self._p}runs SET status = 'died' WHERE status = 'running' AND run = %s", (holder,)
+            )
+            fence = int(fence) + 1
+        self._sql.execute(
+            f"INSERT INTO {self._p}locks VALUES (%s, %s, %s, %s, %s, %s, {self._store.NOW}, {self._store.NOW})"
+            " ON CONFLICT (migration, environment) DO UPDATE SET fence = excluded.fence, run = excluded.run,"
+            " host = excluded.host, pid = excluded.pid, since = excluded.since, heartbeat = excluded.heartbeat",
+            (*self._mine, fence, run, *_self()),
+        )
+        return fence
+
+    def fence(self, run: Run) -> None:
+        """Prove, inside a transaction, that this run still holds the lock, and show a sign of life."""
+        alive = self._sql.execute(
+            f"UPDATE {self._p}locks SET heartbeat = {self._store.NOW}"
+            " WHERE migration = %s AND environment = %s AND fence = %s AND run = %s RETURNING fence",
+            (*self._mine, run.fence, run.number),
+        )
+        if not alive:
+            raise FenceError(
+                "this run was thought dead and another took over; nothing more is written",
+                hint="look at `resettle runs`, then run `resettle apply` again",
+            )
+
+    def heartbeat(self, run: Run) -> None:
+        """A sign of life between batches."""
+        with self._sql.transaction():
+            self.fence(run)
+
+    def _close(self, number: int, fence: int, status: str | None) -> None:
+        with self._sql.transaction():
+            if status:
+                self._sql.execute(
+                    f"UPDATE {self._p}runs SET status = %s, finished_at = {self._store.NOW} WHERE run = %s",
+                    (status, number),
+                )
+            if fence:
+                self._sql.execute(
+                    f"UPDATE {self._p}locks SET run = NULL WHERE migration = %s AND environment = %s"
+                    " AND fence = %s",
+                    (*self._mine, fence),
+                )
+
+    def finish(self, run: Run, status: str, summary: Mapping[str, Any]) -> None:
+        """The run's last word: its status and its counts."""
+        with self._sql.transaction():
+            self._sql.execute(
+                f"UPDATE {self._p}runs SET status = %s, finished_at = {self._store.NOW}, summary = %s"
+                " WHERE run = %s",
+                (status, json.dumps(summary), run.number),
+            )
+
+    def runs(self, limit: int = 50) -> list[dict[str, Any]]:
+        """The latest runs, newest first."""
+        names = "run phase status started_at finished_at host pid options summary".split()
+        if not self.exists:
+            return []
+        rows = self._sql.execute(
+            f"SELECT {', '.join(names)} FROM {self._p}runs WHERE migration = %s AND environment = %s"
+            f" ORDER BY run DESC LIMIT {int(limit)}",
+            self._mine,
+        )
+        found = [dict(zip(names, row, strict=True)) for row in rows]
+        for one in found:
+            one["options"] = json.loads(one["options"])
+            one["summary"] = json.loads(one["summary"]) if one["summary"] else None
+            one |= {key: str(one[key]) if one[key] else None for key in ("started_at", "finished_at")}
+        return found
+
+    # -- reading memory -----------------------------------------------------------------------------
+
+    def seen(self, flow: str) -> Seen:
+        """The raw records that need not even be decoded."""
+        if flow not in self._flows:
+            return Seen(*(np.empty(0, np.int64) for _ in range(3)))
+        number = self._flows[flow]
+        settled = f"units WHERE flow = {number} AND raw IS NOT NULL AND NOT retry AND status"
+        return Seen(
+            self._hashes(f"rows WHERE flow = {number} AND raw IS NOT NULL", f"{settled} = 'done'"),
+            self._hashes(f"{settled} = 'held'"),
+            self._hashes(f"{settled} = 'skipped'"),
+        )
+
+    def _hashes(self, *wheres: str) -> Hashes:
+        parts = [part for where in wheres for part in self._store.raws(self._sql, self._p, where)]
+        found = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        found.sort()
+        return found
+
+    def remembers(self, flow: str) -> bool:
+        """Whether any record of this flow was ever settled."""
+        if flow not in self._flows:
+            return False
+        return any(
+            self._sql.execute(f"SELECT 1 FROM {self._p}{table} WHERE flow = {self._flows[flow]} LIMIT 1")
+            for table in ("rows", "units")
+        )
+
+    def known(self, flow: str, units: pa.Array) -> Known:
+        """What is remembered of ``units`` (text)."""
+        if flow not in self._flows or not len(units):
+            return nothing_known()
+        number = self._flows[flow]
+        with self._sql.transaction():
+            self._sql.stage("staged_asked", pa.table({"unit": pa.array(units, pa.string())}))
+            rows = self._sql.query(
+                "SELECT r.unit, r.output, r.n, coalesce(r.target_key, r.unit), r.fingerprint, r.shape,"
+                " CASE WHEN r.reused THEN 1 ELSE 0 END, r.minted"
+                f" FROM {self._p}rows r JOIN staged_asked a ON a.unit = r.unit WHERE r.flow = {number}"
+            )
+            first = self._sql.query(
+                "SELECT s.unit, min(t.started_at), max(s.status) FROM ("
+                f"SELECT u.unit, u.first_run AS run, u.status FROM {self._p}units u"
+                f" JOIN staged_asked a ON a.unit = u.unit WHERE u.flow = {number} UNION ALL "
+                f"SELECT r.unit, r.run, NULL FROM {self._p}rows r"
+                f" JOIN staged_asked a ON a.unit = r.unit WHERE r.flow = {number}) s"
+                f" JOIN {self._p}runs t ON t.run = s.run GROUP BY s.unit"
+            )
+        return Known(_typed(first, _UNITS), _typed(rows, _ROWS))
+
+    def target_keys(self, flow: str, output: str | None, units: pa.Array) -> pa.Table:
+        """The id map for ``units`` of a flow: columns unit, target_key (of the output's first row)."""
+        empty = pa.table({"unit": pa.array([], pa.string()), "target_key": pa.array([], pa.string())})
+        if flow not in self._flows or not len(units):
+            return empty
+        number = self.outputs(flow).get(output, 0) if output else 0
+        with self._sql.transaction():
+            self._sql.stage("staged_asked", pa.table({"unit": pa.array(units, pa.string())}))
+            found = self._sql.query(
+                f"SELECT r.unit, coalesce(r.target_key, r.unit) FROM {self._p}rows r"
+                " JOIN staged_asked a ON a.unit = r.unit"
+                f" WHERE r.flow = {self._flows[flow]} AND r.output = {number} AND r.n = 0"
+            )
+        return found.rename_columns(empty.column_names).cast(empty.schema)
+
+    # -- writing memory (inside the data's transaction) -----------------------------------------------
+
+    def record(self, run: Run, flow: str, record: Record) -> None:
+        """Remember a batch. Must run in the transaction that writes the data."""
+        number = self._flows[flow]
+        self.fence(run)
+        if record.created.num_rows:
+            count = record.created.num_rows
+            constants = {
+                "flow": pa.repeat(pa.scalar(number, pa.int32()), count),
+                "run": pa.repeat(pa.scalar(run.number, pa.int64()), count),
+            }
+            self._sql.insert(f"{self._p}rows", _with(record.created, constants))
+        if record.changed.num_rows:
+            self._change_rows(run, number, record.changed)
+        if record.units.num_rows:
+            self._keep_units(run, number, record.units)
+        if record.images.num_rows:
+            count = record.images.num_rows
+            constants = {
+                "flow": pa.repeat(pa.scalar(number, pa.int32()), count),
+                "run": pa.repeat(pa.scalar(run.number, pa.int64()), count),
+            }
+            self._sql.insert(f"{self._p}before_images", _with(record.images, constants))
+
+    def _change_rows(self, run: Run, flow: int, changed: pa.Table) -> None:
+        self._sql.stage("staged_changed", changed)
+        self._sql.execute(
+            f"UPDATE {self._p}rows SET fingerprint = c.fingerprint, shape = c.shape, raw = c.raw,"
+            f" changed_run = CASE WHEN {self._p}rows.fingerprint IS NOT DISTINCT FROM c.fingerprint"
+            f" THEN changed_run ELSE {run.number} END"
+            f" FROM staged_changed c WHERE {self._p}rows.flow = {flow}"
+            f" AND {self._p}rows.unit = c.unit AND {self._p}rows.output = c.output AND {self._p}rows.n = c.n"
+        )
+
+    def _keep_units(self, run: Run, flow: int, units: pa.Table) -> None:
+        """Held, skipped, failed and warned units; a unit that is now plainly done keeps its first run."""
+        self._sql.stage("staged_units", units)
+        never = "false" if self._sql.dialect == "postgres" else "0"
+        self._sql.execute(
+            f"INSERT INTO {self._p}units (flow, unit, status, reason, detail, warnings, raw, first_run, last_run,"
+            f" attempts, retry) SELECT {flow}, unit, status, reason, detail, warnings, raw, {run.number},"
+            f" {run.number}, 1, {never} FROM staged_units WHERE true"
+            " ON CONFLICT (flow, unit) DO UPDATE SET status = excluded.status, reason = excluded.reason,"
+            " detail = excluded.detail, warnings = excluded.warnings, raw = excluded.raw,"
+            f" last_run = excluded.last_run, attempts = {self._p}units.attempts + 1, retry = excluded.retry,"
+            " note = NULL"
+        )
+        self._sql.execute(
+            f"UPDATE {self._p}rows SET raw = NULL WHERE flow = {flow} AND raw IS NOT NULL AND unit IN"
+            f" (SELECT unit FROM staged_units WHERE status <> '{Status.DONE}')"
+        )
+
+    # -- units that are not plainly done ----------------------------------------------------------------
+
+    def units(
+        self, status: str, flow: str | None = None, reason: str | None = None, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Units with a status, by flow, reason and unit."""
+        if not self.exists:
+            return []
+        where, parameters = self._units_where(status, flow, reason, None)
+        tail = f" LIMIT {int(limit)}" if limit else ""
+        names = "unit reason detail warnings first_run last_run attempts note".split()
+        rows = self._sql.execute(
+            f"SELECT f.name, {', '.join(f'u.{name}' for name in names)} FROM {self._p}units u"
+            f" JOIN {self._p}flows f ON f.flow = u.flow WHERE {where} ORDER BY f.flow, u.reason, u.unit{tail}",
+            parameters,
+        )
+        return [dict(zip(["flow", *names], row, strict=True)) for row in rows]
+
+    def count_units(self) -> list[dict[str, Any]]:
+        """How many units have which status and reason (plainly done ones come from `rows`)."""
+        if not self.exists:
+            return []
+        rows = self._sql.execute(
+            f"SELECT f.name, u.status, u.reason, u.warnings, count(*) FROM {self._p}units u"
+            f" JOIN {self._p}flows f ON f.flow = u.flow WHERE f.migration = %s AND f.environment = %s"
+            " GROUP BY f.name, u.status, u.reason, u.warnings ORDER BY 1, 2, 3, 4",
+            self._mine,
+        )
+        names = ("flow", "status", "reason", "warnings", "count")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def count_rows(self) -> dict[str, dict[str, int]]:
+        """Target rows in the id map, and units behind them, per flow."""
+        if not self.exists:
+            return {}
+        rows = self._sql.execute(
+            f"SELECT f.name, count(*), count(DISTINCT r.unit) FROM {self._p}rows r"
+            f" JOIN {self._p}flows f ON f.flow = r.flow WHERE f.migration = %s AND f.environment = %s"
+            " GROUP BY f.name",
+            self._mine,
+        )
+        return {str(name): {"rows": int(count), "units": int(units)} for name, count, units in rows}
+
+    def settle(
+        self, flow: str | None, reason: str | None, units: Sequence[str], *, waive: str | None
+    ) -> int:
+        """Mark held units: to be tried again, or (``waive``: why) out of scope. Gives how many."""
+        where, parameters = self._units_where(Status.HELD, flow, reason, units)
+        truth = "true" if self._sql.dialect == "postgres" else "1"
+        change = "status = 'skipped', reason = 'waived', note = %s" if waive else f"retry = {truth}"
+        with self._sql.transaction():
+            changed = self._sql.execute(
+                f"UPDATE {self._p}units SET {change} WHERE (flow, unit) IN (SELECT u.flow, u.unit"
+                f" FROM {self._p}units u JOIN {self._p}flows f ON f.flow = u.flow WHERE {where}) RETURNING unit",
+                ([waive] if waive else []) + parameters,
+            )
+        return len(changed)
+
+    def _units_where(
+        self, status: str, flow: str | None, reason: str | None, units: Sequence[str] | None
+    ) -> tuple[str, list[Any]]:
+        where = "f.migration = %s AND f.environment = %s AND u.status = %s"
+        parameters: list[Any] = [*self._mine, str(status)]
+        for column, value in (("f.name", flow), ("u.reason", reason)):
+            if value:
+                where, parameters = f"{where} AND {column} = %s", [*parameters, value]
+        if units:
+            marks = ", ".join(["%s"] * len(units))
+            where, parameters = f"{where} AND u.unit IN ({marks})", [*parameters, *units]
+        return where, parameters
+
+    def trace(self, key: str) -> list[dict[str, Any]]:
+        """Everything remembered of a source unit or a target key."""
+        if not self.exists:
+            return []
+        rows = self._sql.execute(
+            f"SELECT f.name, f.outputs, r.unit, r.output, r.n, coalesce(r.target_key, r.unit), r.run, r.changed_run,"
+            f" r.reused FROM {self._p}rows r JOIN {self._p}flows f ON f.flow = r.flow WHERE f.migration = %s"
+            " AND f.environment = %s AND (r.unit = %s OR r.target_key = %s) ORDER BY f.flow, r.unit, r.output, r.n",
+            (*self._mine, key, key),
+        )
+        names = ("flow", "outputs", "unit", "output", "n", "target_key", "run", "changed_run", "reused")
+        found = [dict(zip(names, row, strict=True)) for row in rows]
+        for one in found:
+            one["output"] = json.loads(one.pop("outputs"))[one["output"]]
+            one["reused"] = bool(one["reused"])
+        units = self._sql.execute(
+            f"SELECT f.name, u.unit, u.status, u.reason, u.detail, u.warnings, u.first_run, u.last_run, u.note"
+            f" FROM {self._p}units u JOIN {self._p}flows f ON f.flow = u.flow WHERE f.migration = %s"
+            " AND f.environment = %s AND u.unit = %s",
+            (*self._mine, key),
+        )
+        names = ("flow", "unit", "status", "reason", "detail", "warnings", "first_run", "last_run", "note")
+        return found + [dict(zip(names, row, strict=True)) for row in units]
+
+
+def nothing_known() -> Known:
+    """What is known of units that no run ever saw."""
+    return Known(_UNITS.empty_table(), _ROWS.empty_table())
+
+
+_UNITS = pa.schema([("unit", pa.string()), ("first_time", pa.string()), ("status", pa.string())])
+_ROWS = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("output", pa.int64()),
+        ("n", pa.int64()),
+        ("target_key", pa.string()),
+        ("fp", pa.binary()),
+        ("shape", pa.int64()),
+        ("reused", pa.int64()),
+        ("minted", pa.string()),
+    ]
+)
+
+
+def _typed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return table.rename_columns(schema.names).cast(schema)
+
+
+def _with(table: pa.Table, constants: Mapping[str, pa.Array]) -> pa.Table:
+    for name, values in constants.items():
+        table = table.append_column(name, values)
+    return table
+
+
+def _self() -> tuple[str, int]:
+    return platform.node(), os.getpid()
+
+
+def _dead(host: str, pid: int, age: float) -> bool:
+    """A lock's owner is dead when its process is gone (on this machine) or it has been silent too long."""
+    if age > STALE_AFTER:
+        return True
+    if host != platform.node() or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def require(ledger: Ledger) -> Ledger:
+    """The ledger, if anything was ever written to it."""
+    if not ledger.exists:
+        raise LedgerError("nothing was applied yet: there is no ledger", hint="run `resettle apply` first")
+    return ledger

@@ -1,0 +1,75 @@
+"""The ledger's tables in Postgres: a schema of our own in the target database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from resettle.connector import Sql
+
+NOW = "now()"
+
+TABLES = """
+CREATE SCHEMA IF NOT EXISTS {schema};
+CREATE TABLE IF NOT EXISTS {p}meta (key text PRIMARY KEY, value text NOT NULL);
+CREATE TABLE IF NOT EXISTS {p}runs (
+  run bigint PRIMARY KEY, migration text NOT NULL, environment text NOT NULL, phase text NOT NULL,
+  status text NOT NULL, started_at timestamptz NOT NULL, finished_at timestamptz,
+  host text NOT NULL, pid integer NOT NULL, version text NOT NULL, options text NOT NULL, summary text);
+CREATE TABLE IF NOT EXISTS {p}flows (
+  flow integer PRIMARY KEY, migration text NOT NULL, environment text NOT NULL, name text NOT NULL,
+  outputs text NOT NULL, UNIQUE (migration, environment, name));
+CREATE TABLE IF NOT EXISTS {p}shapes (
+  shape integer PRIMARY KEY, flow integer NOT NULL, output smallint NOT NULL, columns text NOT NULL);
+CREATE TABLE IF NOT EXISTS {p}rows (
+  flow integer NOT NULL, unit text COLLATE "C" NOT NULL, output smallint NOT NULL, n integer NOT NULL,
+  target_key text COLLATE "C", fingerprint uuid, shape integer NOT NULL, raw bigint,
+  run bigint NOT NULL, changed_run bigint, reused boolean NOT NULL, minted text,
+  PRIMARY KEY (flow, unit, output, n));
+CREATE TABLE IF NOT EXISTS {p}units (
+  flow integer NOT NULL, unit text COLLATE "C" NOT NULL, status text NOT NULL, reason text, detail text,
+  warnings text, raw bigint, first_run bigint NOT NULL, last_run bigint NOT NULL, attempts integer NOT NULL,
+  retry boolean NOT NULL, note text, PRIMARY KEY (flow, unit));
+CREATE TABLE IF NOT EXISTS {p}before_images (
+  run bigint NOT NULL, flow integer NOT NULL, unit text COLLATE "C" NOT NULL, output smallint NOT NULL,
+  n integer NOT NULL, target_key text COLLATE "C" NOT NULL, image text NOT NULL,
+  PRIMARY KEY (run, flow, unit, output, n));
+CREATE TABLE IF NOT EXISTS {p}locks (
+  migration text NOT NULL, environment text NOT NULL, fence bigint NOT NULL, run bigint, host text, pid integer,
+  since timestamptz, heartbeat timestamptz, PRIMARY KEY (migration, environment));
+REVOKE ALL ON SCHEMA {schema} FROM PUBLIC
+"""
+
+EXISTS = "SELECT to_regclass('{p}meta') IS NOT NULL"
+
+AGE = "extract(epoch FROM now() - heartbeat)::float8"
+
+FOR_UPDATE = "FOR UPDATE"
+
+VIEW = """
+CREATE OR REPLACE VIEW {view} AS
+SELECT r.unit, r.n, coalesce(r.target_key, r.unit) AS target_key, r.reused, r.run, r.changed_run, r.fingerprint
+FROM {p}rows r WHERE r.flow = {flow} AND r.output = {output}
+"""
+
+
+def prefix(name: str) -> str:
+    """What stands before each table's name for the configured schema ``name``."""
+    return f"{name}."
+
+
+def view_name(schema: str, migration: str, environment: str, flow: str, output: str) -> str:
+    """The quoted name of the id map view of one output; medzen_local_sessions for a single output."""
+    parts = [migration, environment, flow, *([] if output == "row" else [output])]
+    name = "_".join(parts).replace("-", "_")[:63].replace('"', "")
+    return f'{schema}."{name}"'
+
+
+def raws(sql: Sql, p: str, where: str) -> Iterator[npt.NDArray[np.int64]]:
+    """Record hashes in one value: a million of them cost one row over the wire, not a million."""
+    statement = f"SELECT string_agg(int8send(raw), ''::bytea) FROM {p}{where}"
+    for (value,) in sql.execute(statement):
+        if value is not None:
+            yield np.frombuffer(bytes(value), dtype=">i8").astype(np.int64)
