@@ -1,12 +1,12 @@
 """resettle moves an application's backend to its new home, and proves that everything arrived.
 
-    import resettle
+import resettle
 
-    migration = resettle.load("migrations/medzen", environment="local")
-    with resettle.connect(migration) as connections:
-        print(resettle.plan(migration, connections).counts)
-        resettle.apply(migration, connections)
-        assert not resettle.verify(migration, connections).findings
+migration = resettle.load("migrations/medzen", environment="local")
+with resettle.connect(migration) as connections:
+    print(resettle.plan(migration, connections).counts)
+    resettle.apply(migration, connections)
+    assert not resettle.verify(migration, connections).findings
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ class Pace:
         self._lock = threading.Lock()
         self._next = clock()
         self._started, self._spent = clock(), 0.0
+        self._halved = float("-inf")
 
     def wait(self, cost: float = 1.0) -> None:
         """Block until ``cost`` units may be spent."""
@@ -53,9 +54,13 @@ class Pace:
             self._sleep(start - now)
 
     def throttled(self) -> None:
-        """The service refused for speed: halve the rate."""
+        """The service refused for speed: halve the rate, once a second however many threads were refused."""
         with self._lock:
-            achieved = self._spent / max(self._clock() - self._started, 0.1)
+            now = self._clock()
+            if now - self._halved < 1.0:
+                return
+            self._halved = now
+            achieved = self._spent / max(now - self._started, 0.1)
             self.rate = max((self.rate or achieved) / 2, 0.1)
 
 
@@ -78,7 +83,7 @@ class Caller:
     ) -> None:
         self._translate = translate
         self._pace = pace or Pace(sleep=sleep)
-        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._rng = rng or random.Random()
         self._longest = longest
         self._attempts, self._sleep = attempts, sleep
         self.counts: Counter[str] = Counter()

@@ -77,9 +77,7 @@ def service() -> Iterator[LocalDynamoDB]:
     with start_dynamodb() as local:
         local.load("types", ["id"], [EVERY_TYPE])
         local.load("many", ["id"], numbered(1000, 3000))
-        local.load(
-            "audit", ["pk", "at"], [{"pk": {"S": "p"}, "at": {"N": "2"}, "b": {"S": "x"}, "a": {"L": []}}]
-        )
+        local.load("audit", ["pk", "at"], [{"pk": {"S": "p"}, "at": {"N": "2"}, "b": {"S": "x"}, "a": {"L": []}}])
         local.load("none", ["id"], [])
         yield local
 
@@ -99,9 +97,7 @@ def test_every_type_arrives_exactly(service: LocalDynamoDB) -> None:
 
 @pytest.mark.parametrize("wanted", [1, 4])
 @pytest.mark.parametrize("consistent", [False, True])
-def test_all_pages_of_all_segments_are_read_once(
-    service: LocalDynamoDB, wanted: int, consistent: bool
-) -> None:
+def test_all_pages_of_all_segments_are_read_once(service: LocalDynamoDB, wanted: int, consistent: bool) -> None:
     caller = Caller(errors)
     source = live(service, caller, consistent=consistent)
     found = rows(source, "many", ["id"], wanted=wanted, batch=70)
@@ -141,9 +137,7 @@ def test_all_tables_are_listed_sorted(service: LocalDynamoDB) -> None:
     assert live(service).datasets() == sorted([*with_pages, "audit", "many", "none", "types"])
 
 
-@pytest.mark.parametrize(
-    "ask", [DynamoDB.schema, DynamoDB.count, lambda source, name: source.partitions(name, 1)]
-)
+@pytest.mark.parametrize("ask", [DynamoDB.schema, DynamoDB.count, lambda source, name: source.partitions(name, 1)])
 def test_an_unknown_table_is_a_configuration_error_with_a_suggestion(
     service: LocalDynamoDB, ask: Callable[[DynamoDB, str], Schema]
 ) -> None:
@@ -180,9 +174,7 @@ def test_a_missing_boto3_is_named_with_the_command_that_installs_it(monkeypatch:
 
 
 def test_secrets_are_not_shown() -> None:
-    assert "hush" not in repr(
-        DynamoDBSettings(access_key_id="hush", secret_access_key="hush", session_token="hush")
-    )
+    assert "hush" not in repr(DynamoDBSettings(access_key_id="hush", secret_access_key="hush", session_token="hush"))
 
 
 # -- what moto cannot do: throttling, empty pages, refusals ---
@@ -320,15 +312,12 @@ def export(
     listing = []
     for number, items in enumerate(parts):
         text = "".join(
-            json.dumps({"Item": item}, default=lambda data: base64.b64encode(data).decode()) + "\n"
-            for item in items
+            json.dumps({"Item": item}, default=lambda data: base64.b64encode(data).decode()) + "\n" for item in items
         )
         packed = gzip.compress(text.encode())
         (folder / "data" / f"part{number}.json.gz").write_bytes(packed)
         key = f"elsewhere/AWSDynamoDB/{export_id}/data/part{number}.json.gz"
-        listing.append(
-            {"itemCount": len(items), "md5Checksum": md5(packed), "etag": "x-1", "dataFileS3Key": key}
-        )
+        listing.append({"itemCount": len(items), "md5Checksum": md5(packed), "etag": "x-1", "dataFileS3Key": key})
     manifest(folder / "manifest-files.json", "".join(json.dumps(entry) + "\n" for entry in listing))
     told = {
         "version": "2020-06-30",
@@ -518,9 +507,7 @@ def bucket(service: LocalDynamoDB, tmp_path: Path) -> Callable[[Path], DynamoDB]
     return put
 
 
-def test_an_export_in_a_bucket_reads_as_one_in_a_folder(
-    bucket: Callable[[Path], DynamoDB], tmp_path: Path
-) -> None:
+def test_an_export_in_a_bucket_reads_as_one_in_a_folder(bucket: Callable[[Path], DynamoDB], tmp_path: Path) -> None:
     items = numbered(30)
     export(tmp_path, "t", items[:20], items[20:])
     source = bucket(tmp_path)
@@ -538,9 +525,7 @@ def test_a_corrupt_export_in_a_bucket_is_refused_before_any_record(
     (folder / "data" / "part1.json.gz").write_bytes(gzip.compress(b"other"))
     with pytest.raises(CorruptError, match=r"part1\.json\.gz does not have the checksum"):
         bucket(tmp_path).partitions("t", 1)
-    manifest(
-        folder / "manifest-files.json", (folder / "manifest-files.json").read_text().replace("part1", "gone")
-    )
+    manifest(folder / "manifest-files.json", (folder / "manifest-files.json").read_text().replace("part1", "gone"))
     with pytest.raises(CorruptError, match=r"gone\.json\.gz is missing"):
         bucket(tmp_path).partitions("t", 1)
 

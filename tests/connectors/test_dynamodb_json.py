@@ -67,9 +67,7 @@ def test_maps_and_lists_lose_their_tags_but_no_digit_and_no_order() -> None:
         '"b":{"B":"AA=="},"m":{"M":{"S":{"S":"named like a tag"}}}}}'
     ).replace("%s", DIGITS)
     assert one(value) == (
-        '{"z":%s,"a":[null,false,"😀\\u0000\\"",[1,2]],"b":"AA==","m":{"S":"named like a tag"}}'.replace(
-            "%s", DIGITS
-        )
+        '{"z":%s,"a":[null,false,"😀\\u0000\\"",[1,2]],"b":"AA==","m":{"S":"named like a tag"}}'.replace("%s", DIGITS)
     )
 
 
@@ -95,9 +93,7 @@ def test_a_bare_item_reads_as_an_exported_one_and_both_may_be_mixed() -> None:
 
 
 def test_a_bare_item_may_have_an_attribute_named_item() -> None:
-    assert decode(records('{"x":{"S":"1"},"Item":{"S":"2"}}'), ["Item", "x"]).to_pylist() == [
-        {"Item": "2", "x": "1"}
-    ]
+    assert decode(records('{"x":{"S":"1"},"Item":{"S":"2"}}'), ["Item", "x"]).to_pylist() == [{"Item": "2", "x": "1"}]
     assert decode(records('{"Item":{"Item":{"S":"2"}}}'), ["Item"]).to_pylist() == [{"Item": "2"}]
 
 
@@ -119,9 +115,7 @@ def test_no_names_and_no_records_are_fine() -> None:
 
 
 def test_chunks_and_slices_of_a_batch_decode_alike() -> None:
-    lines = [
-        json.dumps({"Item": {"x": {"L": [{"N": str(n)}]} if n % 2 else {"N": str(n)}}}) for n in range(5000)
-    ]
+    lines = [json.dumps({"Item": {"x": {"L": [{"N": str(n)}]} if n % 2 else {"N": str(n)}}}) for n in range(5000)]
     whole = records(*lines)
     chunked = pa.concat_tables([whole.slice(0, 7), whole.slice(7)])
     expected = [f"[{n}]" if n % 2 else str(n) for n in range(5000)]
@@ -177,18 +171,13 @@ def test_an_attribute_of_no_known_type_is_trouble_that_names_it_and_no_value(val
 
 
 def test_a_record_in_trouble_still_gives_what_can_be_read() -> None:
-    decoded = decode(
-        records('{"Item":{"id":{"S":"1"},"x":{"Q":1}}}', '{"Item":{"id":{"S":"2"}}}'), ["id", "x"]
-    )
+    decoded = decode(records('{"Item":{"id":{"S":"1"},"x":{"Q":1}}}', '{"Item":{"id":{"S":"2"}}}'), ["id", "x"])
     assert decoded["id"].to_pylist() == ["1", "2"]
     assert decoded["x"].to_pylist() == [None, None]
 
 
 def test_threads_decode_side_by_side() -> None:
-    tables = [
-        records(*(f'{{"Item":{{"x":{{"N":"{n}"}}}}}}' for n in range(start, start + 3000)))
-        for start in range(8)
-    ]
+    tables = [records(*(f'{{"Item":{{"x":{{"N":"{n}"}}}}}}' for n in range(start, start + 3000))) for start in range(8)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda table: decode(table, ["x"])["x"].to_pylist(), tables))
     assert found == [[str(n) for n in range(start, start + 3000)] for start in range(8)]
@@ -197,9 +186,7 @@ def test_threads_decode_side_by_side() -> None:
 def test_encode_sorts_keys_and_writes_binary_as_base64() -> None:
     item = {"b": {"B": b"\0\xff"}, "a": {"M": {"z": {"BS": [b"1"]}, "y": {"N": DIGITS}}}}
     line = encode(item)
-    assert line == '{"Item":{"a":{"M":{"y":{"N":"%s"},"z":{"BS":["MQ=="]}}},"b":{"B":"AP8="}}}'.replace(
-        "%s", DIGITS
-    )
+    assert line == '{"Item":{"a":{"M":{"y":{"N":"%s"},"z":{"BS":["MQ=="]}}},"b":{"B":"AP8="}}}'.replace("%s", DIGITS)
     assert encode(dict(reversed(item.items()))) == line
 
 

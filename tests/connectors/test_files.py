@@ -123,9 +123,7 @@ EXACT = (
         ("a.json.gz", f"[{RECORD}]"),
     ],
 )
-def test_json_values_arrive_exactly_from_lines_and_from_an_array(
-    tmp_path: Path, name: str, text: str
-) -> None:
+def test_json_values_arrive_exactly_from_lines_and_from_an_array(tmp_path: Path, name: str, text: str) -> None:
     put(tmp_path, name, text)
     assert rows(source(tmp_path), "a", *NAMES) == [EXACT]
 
@@ -167,9 +165,7 @@ def test_files_that_break_off_are_refused_before_any_record(tmp_path: Path) -> N
     assert "crc.jsonl.gz is not a whole gzip file" in refused(files, "crc")
 
 
-def test_without_isal_gzip_files_are_read_and_checked_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_isal_gzip_files_are_read_and_checked_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resettle.connectors._lines._gunzip", gzip.open)
     whole = put(tmp_path, "a.jsonl.gz", '{"x":1}\n' * 1000).read_bytes()
     (tmp_path / "b.jsonl.gz").write_bytes(whole[:-5])
@@ -212,9 +208,7 @@ def test_a_bare_item_whose_first_attribute_is_named_item_is_not_mistaken(tmp_pat
     assert rows(source(tmp_path, format="dynamodb_json"), "a", "Item", "id") == [("x", "1"), ("y", None)]
 
 
-@pytest.mark.parametrize(
-    "more", [{"NextToken": "t"}, {"LastEvaluatedKey": {"id": {"S": "secret"}}}, {"Count": 3}]
-)
+@pytest.mark.parametrize("more", [{"NextToken": "t"}, {"LastEvaluatedKey": {"id": {"S": "secret"}}}, {"Count": 3}])
 def test_a_part_of_a_scan_is_refused(tmp_path: Path, more: dict[str, Any]) -> None:
     put(tmp_path, "a.json", json.dumps({"Items": ITEMS} | more))
     assert "a.json is a part of a scan" in refused(source(tmp_path, format="dynamodb_json"), "a")

@@ -82,10 +82,7 @@ def keys(schema: Schema, *ids: str | None) -> pa.Table:
 def plain(schema: Schema, table: pa.Table) -> list[dict[str, Any]]:
     """The way back from `arrow`, sorted by id."""
     kinds = {column.name: column.kind for column in schema.columns}
-    rows = [
-        {name: _from_kind(kinds[name], name, value) for name, value in row.items()}
-        for row in table.to_pylist()
-    ]
+    rows = [{name: _from_kind(kinds[name], name, value) for name, value in row.items()} for row in table.to_pylist()]
     return sorted(rows, key=lambda row: str(row.get("id")))
 
 
@@ -109,9 +106,7 @@ def _from_kind(kind: Kind, name: str, value: Any) -> Any:
     return json.loads(value) if name == "extra" else value
 
 
-def records(
-    source: Source, dataset: str, *, wanted: int = 1, rows: int = 1000
-) -> list[dict[str, str | None]]:
+def records(source: Source, dataset: str, *, wanted: int = 1, rows: int = 1000) -> list[dict[str, str | None]]:
     """Every record of a dataset as text, sorted by id."""
     found: list[dict[str, str | None]] = []
     for partition in source.partitions(dataset, wanted):
@@ -154,9 +149,7 @@ PETS = Schema(
         ForeignKey("pets_mother_fkey", ("mother",), "pets", ("id",)),
     ),
 )
-NAMED_WEIRDLY = Schema(
-    WEIRD, (Column("id", Kind.TEXT, nullable=False), Column(WEIRD_COLUMN, Kind.TEXT)), key=("id",)
-)
+NAMED_WEIRDLY = Schema(WEIRD, (Column("id", Kind.TEXT, nullable=False), Column(WEIRD_COLUMN, Kind.TEXT)), key=("id",))
 NOBODY = "00000000-0000-4000-8000-00000000dead"
 
 

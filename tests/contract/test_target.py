@@ -121,9 +121,7 @@ def test_fetch_with_a_lock_gives_the_same(target: Target) -> None:
 
 
 def test_many_rows_are_written_and_fetched(target: Target) -> None:
-    rows: list[Row] = [
-        {"id": someone(number), "name": f"n{number}", "age": number} for number in range(40_000)
-    ]
+    rows: list[Row] = [{"id": someone(number), "name": f"n{number}", "age": number} for number in range(40_000)]
     create(target, "people", *rows)
     assert target.count("people") in (None, len(rows))
     found = target.fetch("people", keys(target.schema("people"), *(row["id"] for row in rows)), ["age"])
@@ -217,9 +215,7 @@ def test_create_by_a_key_without_a_unique_index_never_makes_a_second_row(target:
         ("pets", {"id": "rex", "owner": NOBODY}, "foreign_key", "owner"),
     ],
 )
-def test_a_refusal_has_a_reason_and_no_values(
-    target: Target, dataset: str, row: Row, reason: str, named: str
-) -> None:
+def test_a_refusal_has_a_reason_and_no_values(target: Target, dataset: str, row: Row, reason: str, named: str) -> None:
     create(target, "people", CARL)
     error = refusal(target, dataset, row)
     assert error.reason == reason

@@ -52,9 +52,7 @@ def test_the_same_arguments_give_the_same_bytes(generator: ModuleType, tmp_path:
 
 
 @pytest.mark.parametrize("shape", ["documented", "real"])
-def test_the_manifests_tell_what_the_data_files_hold(
-    generator: ModuleType, tmp_path: Path, shape: str
-) -> None:
+def test_the_manifests_tell_what_the_data_files_hold(generator: ModuleType, tmp_path: Path, shape: str) -> None:
     generator.generate(tmp_path, 400, audit_shape=shape)
     for table in (generator.SESSIONS, generator.NOTES, generator.AUDIT):
         items = [json.loads(line)["Item"] for line in lines(tmp_path, table)]
@@ -67,9 +65,7 @@ def test_the_manifests_tell_what_the_data_files_hold(
         assert manifest.with_suffix(".md5").read_bytes() == digest
 
 
-def test_a_hundredth_changed_is_a_hundredth_and_only_in_status_and_time(
-    generator: ModuleType, tmp_path: Path
-) -> None:
+def test_a_hundredth_changed_is_a_hundredth_and_only_in_status_and_time(generator: ModuleType, tmp_path: Path) -> None:
     generator.generate(tmp_path / "before", 5000, messy=False)
     generator.generate(tmp_path / "after", 5000, messy=False, changed=0.01)
     counts = {generator.SESSIONS: {50}, generator.NOTES: range(10, 45), generator.AUDIT: {0}}

@@ -93,9 +93,7 @@ def test_medzens_schema_shows_a_session_to_its_two_parties_only(server: Postgres
             "insert into video_call_audit_log (id, session_id, event_type)"
             " select gen_random_uuid(), id, 'CALL_JOINED' from video_call_sessions"
         )
-        seen = (
-            "select (select count(*) from video_call_sessions), (select count(*) from video_call_audit_log)"
-        )
+        seen = "select (select count(*) from video_call_sessions), (select count(*) from video_call_audit_log)"
         connection.execute("set local role service_role")
         assert connection.execute(seen).fetchone() == (2, 2)
         connection.execute("set local role authenticated")

@@ -254,17 +254,13 @@ MESSY: tuple[Messy, ...] = (
         _soap(106, '{"chiefComplaint": "Toux", "subjective": {"hpi": "3 jours"}}'),
         **(_EMPTY4 | {"chief_complaint": "Toux", "subjective": {"hpi": "3 jours"}}),
     ),
-    _done(
-        "soap_alias", NOTES, _soap(107, {"chief_complaint": "Fièvre"}), chief_complaint="Fièvre", **_EMPTY4
-    ),
+    _done("soap_alias", NOTES, _soap(107, {"chief_complaint": "Fièvre"}), chief_complaint="Fièvre", **_EMPTY4),
     _done("soap_38_digits", NOTES, _soap(108, {"objective": _DIGITS}), objective=_DIGITS),
     _done("soap_text_kept", NOTES, _soap(109, {"plan": {"note": _TEXT}}), plan={"note": _TEXT}),
     _done(
         "soap_sets",
         NOTES,
-        _note(
-            110, soapData=Raw({"M": {"plan": {"M": {}}, "codes": {"SS": ["R51"]}}}), extra=Raw({"B": "AA=="})
-        ),
+        _note(110, soapData=Raw({"M": {"plan": {"M": {}}, "codes": {"SS": ["R51"]}}}), extra=Raw({"B": "AA=="})),
         plan={},
     ),
     _held("soap_with_nul", NOTES, _soap(111, {"subjective": {"hpi": "a\u0000b"}}), "unstorable"),

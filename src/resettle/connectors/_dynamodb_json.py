@@ -120,9 +120,7 @@ def _query(records: pa.Array, sql: str) -> pa.Table:
         connection.unregister("records")
 
 
-def _complete(
-    records: pa.Array, decoded: pa.Table, names: Sequence[str], trouble: dict[int, str]
-) -> list[pa.Array]:
+def _complete(records: pa.Array, decoded: pa.Table, names: Sequence[str], trouble: dict[int, str]) -> list[pa.Array]:
     """The columns, with what DuckDB could not give exactly taken from the records themselves."""
     doubtful = pc.fill_null(pc.match_substring_regex(records, _UNQUOTED), False)
     columns = [decoded[f"t{position}"].combine_chunks() for position in range(1, len(names) + 1)]
@@ -137,9 +135,7 @@ def _complete(
     return columns
 
 
-def _strictly(
-    records: pa.Array, masks: Mapping[str, pa.Array], trouble: dict[int, str]
-) -> dict[str, pa.Array]:
+def _strictly(records: pa.Array, masks: Mapping[str, pa.Array], trouble: dict[int, str]) -> dict[str, pa.Array]:
     """For each attribute its texts in the rows of its mask, one record in memory at a time."""
     texts: dict[str, list[str | None]] = {name: [] for name in masks}
     wanted: dict[int, list[str]] = {}

@@ -227,9 +227,7 @@ class Csv:
         header = next(self._rows(path, connection), [])
         if not header or len(set(header)) < len(header):
             what = "names a column twice" if header else "has no header"
-            raise ConfigError(
-                f"{connection}: {path.name} {what}", hint="its first line must name its columns"
-            )
+            raise ConfigError(f"{connection}: {path.name} {what}", hint="its first line must name its columns")
         return [Column(name, Kind.TEXT) for name in header]
 
     def count(self, path: Path) -> int | None:
@@ -312,9 +310,7 @@ class Parquet:
             raise self._corrupt(path, connection) from None
 
     def _corrupt(self, path: Path, connection: str) -> CorruptError:
-        return CorruptError(
-            f"{path.name} is not a whole Parquet file", connection=connection, hint=FETCH_AGAIN
-        )
+        return CorruptError(f"{path.name} is not a whole Parquet file", connection=connection, hint=FETCH_AGAIN)
 
 
 def _parquet_kind(kind: pa.DataType) -> Kind:

@@ -119,9 +119,7 @@ def _base(arrow: pa.DataType) -> str:
 
 
 def _is_text(arrow: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(arrow) or pa.types.is_large_string(arrow) or pa.types.is_string_view(arrow)
-    )
+    return bool(pa.types.is_string(arrow) or pa.types.is_large_string(arrow) or pa.types.is_string_view(arrow))
 
 
 def _cast(name: str, values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
@@ -214,32 +212,34 @@ class Taken:
 
     name: str
     kind: Kind
-    uuid_as_text: bool = False
+    text: bool = False
+    """Cast to text on the server, whatever its kind."""
 
     def expression(self, column: sql.Composable) -> sql.Composable:
         """The SQL that gives the column in the form that `decode` reads."""
-        if self.kind in _PLAIN:
-            return column
+        if self.text:
+            return sql.SQL("{}::text").format(column)
         if self.kind is Kind.BINARY:
             return sql.SQL("encode({}, 'hex')").format(column)
-        if self.kind in _SEND and not self._as_text:
+        if self.kind in _SEND:
             return sql.SQL("pg_catalog.{}({})").format(sql.SQL(_SEND[self.kind]), column)
-        return sql.SQL("{}::text").format(column)
+        return column
 
     @property
     def arrow(self) -> pa.DataType:
-        return pa.string() if self._as_text else ARROW[self.kind]
+        return pa.string() if self.text else ARROW[self.kind]
 
     @property
-    def _as_text(self) -> bool:
-        return self.uuid_as_text and self.kind is Kind.UUID
+    def parsed(self) -> pa.DataType:
+        """What the CSV reader makes of it: digits that `decode` takes apart are text to it."""
+        return self.arrow if self.kind in _PLAIN else pa.string()
 
     def decode(self, values: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+        if self.text:
+            return values
         if self.kind is Kind.BINARY:
             return _unhex(values.combine_chunks())
-        if self.kind in _SEND and not self._as_text:
-            return _from_wire(self.kind, values.combine_chunks())
-        return values
+        return _from_wire(self.kind, values.combine_chunks()) if self.kind in _SEND else values
 
 
 def copy_out(
@@ -286,15 +286,10 @@ def _blocks(connection: Connection, rows: int | None) -> Iterator[bytes]:
 
 def _decode(block: bytes, columns: Sequence[Taken]) -> pa.Table:
     places = [str(place) for place in range(len(columns))]
-    types = {
-        place: column.arrow if column.kind in _PLAIN else pa.string()
-        for place, column in zip(places, columns, strict=True)
-    }
+    types = {place: column.parsed for place, column in zip(places, columns, strict=True)}
     table = csv.read_csv(
         pa.BufferReader(block),
-        csv.ReadOptions(
-            column_names=places, block_size=len(block) + 1
-        ),  # one block: a row may be of any size
+        csv.ReadOptions(column_names=places, block_size=len(block) + 1),  # one block: a row may be of any size
         csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
         csv.ConvertOptions(
             column_types=types,

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from resettle.batch import Action
 from resettle.connectors._postgres_catalogue import Connection, Relation
-from resettle.connectors._postgres_copy import Sent, copy_in, prepare, unsendable
+from resettle.connectors._postgres_copy import Sent, copy_in, keys_as_rows, prepare, unsendable
 
 _STAGE = "resettle_rows"
 _UNIT = "resettle_unit"
@@ -53,11 +53,19 @@ def write(connection: Connection, job: Write) -> None:
         connection.execute(statement)
 
 
+def delete(connection: Connection, relation: Relation, keys: pa.Table) -> int:
+    """Delete by key; gives the number of rows that were there."""
+    statement = sql.SQL("delete from {} t using {} where {}").format(
+        relation.name,
+        keys_as_rows(keys, relation, "k"),
+        equal(keys.column_names, lambda name: sql.Identifier("k", name)),
+    )
+    return connection.execute(statement).rowcount
+
+
 def stage(connection: Connection, name: str, columns: Sequence[Sent]) -> None:
     """A temporary table with these columns that goes with the transaction; replaces one of that name."""
-    definitions = [
-        sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.staged)) for column in columns
-    ]
+    definitions = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.staged)) for column in columns]
     connection.execute(
         sql.SQL("drop table if exists {}; create temporary table {} ({}) on commit drop").format(
             _temporary(name), sql.Identifier(name), sql.SQL(", ").join(definitions)
@@ -78,9 +86,7 @@ def _temporary(name: str) -> sql.Identifier:
     return sql.Identifier("pg_temp", name)
 
 
-def _merge(
-    job: Write, columns: Sequence[Sent], staged: sql.Composable, where: sql.Composable
-) -> sql.Composable | None:
+def _merge(job: Write, columns: Sequence[Sent], staged: sql.Composable, where: sql.Composable) -> sql.Composable | None:
     """INSERT or UPDATE from staged rows; None for an update that has nothing but the key."""
     if job.action is Action.CREATE:
         generated = any(job.relation.field(column.name).column.generated for column in columns)
@@ -133,8 +139,7 @@ def refused_units(connection: Connection, jobs: Sequence[Write], units: Sequence
     try_out = _stage_trials(connection, trials, set(unfit), len(names))
     connection.execute(try_out)
     found = connection.execute(
-        "select unit, state, constraint_name, column_name, context "
-        "from pg_temp.resettle_refused order by unit"
+        "select unit, state, constraint_name, column_name, context from pg_temp.resettle_refused order by unit"
     ).fetchall()
     connection.execute("rollback to savepoint resettle_trial; release savepoint resettle_trial")
     return refused + [Refusal(names[number].as_py(), *rest) for number, *rest in found]

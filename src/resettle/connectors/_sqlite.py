@@ -46,9 +46,7 @@ def read_schema(ask: Ask, dataset: str, privileges: frozenset[str]) -> Schema:
     info = ask("SELECT * FROM pragma_table_xinfo(?)", [dataset])
     key = _key(info)
     sql = ask("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", [dataset])
-    triggers = ask(
-        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? ORDER BY name", [dataset]
-    )
+    triggers = ask("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? ORDER BY name", [dataset])
     checks = dict(_checks(sql[0][0] or ""))
     choices = {found[1]: found[2] for text in checks.values() if (found := _LISTED.fullmatch(text))}
     return Schema(
@@ -85,8 +83,7 @@ def _column(row: tuple[Any, ...], alone: bool, choices: str | None) -> Column:
 
 def _unique(ask: Ask, dataset: str) -> Iterator[tuple[str, ...]]:
     indexes = ask(
-        "SELECT name FROM pragma_index_list(?)"
-        " WHERE \"unique\" AND NOT partial AND origin <> 'pk' ORDER BY seq",
+        "SELECT name FROM pragma_index_list(?) WHERE \"unique\" AND NOT partial AND origin <> 'pk' ORDER BY seq",
         [dataset],
     )
     for (index,) in indexes:
@@ -97,9 +94,7 @@ def _unique(ask: Ask, dataset: str) -> Iterator[tuple[str, ...]]:
 
 def _foreign_keys(ask: Ask, dataset: str) -> Iterator[ForeignKey]:
     """SQLite keeps no names of foreign keys; they get the one that Postgres would give them."""
-    parts = ask(
-        'SELECT id, "table", "from", "to" FROM pragma_foreign_key_list(?) ORDER BY id, seq', [dataset]
-    )
+    parts = ask('SELECT id, "table", "from", "to" FROM pragma_foreign_key_list(?) ORDER BY id, seq', [dataset])
     for number in sorted({part[0] for part in parts}):
         mine = [part for part in parts if part[0] == number]
         target, columns = mine[0][1], tuple(part[2] for part in mine)
@@ -214,9 +209,7 @@ def typed(kind: Kind, cells: Sequence[Any]) -> pa.Array:
         raise ValueError
     if kind is Kind.BOOLEAN and not {*cells} <= {0, 1, None}:
         raise ValueError
-    return (
-        pa.array(cells, pa.int64()).cast(pa.bool_()) if kind is Kind.BOOLEAN else pa.array(cells, ARROW[kind])
-    )
+    return pa.array(cells, pa.int64()).cast(pa.bool_()) if kind is Kind.BOOLEAN else pa.array(cells, ARROW[kind])
 
 
 def answer(declared: str, cells: Sequence[Any]) -> pa.Array:

@@ -21,9 +21,7 @@ UNIT = "resettle_unit"
 
 
 def connect(uri: str, timeout: float) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
-    )
+    connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA foreign_keys = ON")
     # A large transaction would else lock readers out before it commits, ourselves among them.
     connection.execute("PRAGMA cache_spill = OFF")
@@ -179,9 +177,7 @@ class Change:
                 raise RejectedError("inexact", name)
 
 
-def write(
-    connection: sqlite3.Connection, schema: Schema, rows: pa.Table, key: Sequence[str], action: Action
-) -> None:
+def write(connection: sqlite3.Connection, schema: Schema, rows: pa.Table, key: Sequence[str], action: Action) -> None:
     """Write all rows or none."""
     with savepoint(connection):
         fill(connection, STAGED, rows)
@@ -195,8 +191,7 @@ def delete(connection: sqlite3.Connection, schema: Schema, keys: pa.Table) -> in
     with savepoint(connection):
         fill(connection, STAGED, keys)
         gone = connection.execute(
-            f"DELETE FROM main.{quote(schema.dataset)}"
-            f" WHERE ({names}) IN (SELECT {names} FROM temp.{quote(STAGED)})"
+            f"DELETE FROM main.{quote(schema.dataset)} WHERE ({names}) IN (SELECT {names} FROM temp.{quote(STAGED)})"
         ).rowcount
         connection.execute(f"DROP TABLE temp.{quote(STAGED)}")
     return gone
@@ -248,9 +243,7 @@ def _staged(
     return changes
 
 
-def _refusal(
-    connection: sqlite3.Connection, changes: Sequence[Change], translate: Translate
-) -> RejectedError | None:
+def _refusal(connection: sqlite3.Connection, changes: Sequence[Change], translate: Translate) -> RejectedError | None:
     try:
         with savepoint(connection):
             for change in changes:

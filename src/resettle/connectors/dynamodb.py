@@ -267,9 +267,7 @@ def _client(name: str, settings: DynamoDBSettings, service: str) -> Any:
             aws_session_token=shown(settings.session_token),
         )
         # One attempt: only Caller retries. A connection for every thread that may read.
-        config = botocore.config.Config(
-            retries={"mode": "standard", "total_max_attempts": 1}, max_pool_connections=64
-        )
+        config = botocore.config.Config(retries={"mode": "standard", "total_max_attempts": 1}, max_pool_connections=64)
         return session.client(service, endpoint_url=settings.endpoint_url, config=config)
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
         # Such as an unknown profile, no region, a malformed URL: the message names the setting.

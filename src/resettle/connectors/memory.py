@@ -69,9 +69,7 @@ class Memory:
 
     transactional = True
 
-    def __init__(
-        self, name: str, settings: MemorySettings | None = None, *, caller: Caller | None = None
-    ) -> None:
+    def __init__(self, name: str, settings: MemorySettings | None = None, *, caller: Caller | None = None) -> None:
         self.name = name
         self._call = caller or Caller(errors)
         self._committed: dict[str, _Table] = {}
@@ -88,8 +86,7 @@ class Memory:
         """Add or replace a dataset. Its rows are taken as they are: only writes must obey the constraints."""
         given = list(rows)
         values = {
-            column.name: _typed(column.kind, [row.get(column.name) for row in given])
-            for column in schema.columns
+            column.name: _typed(column.kind, [row.get(column.name) for row in given]) for column in schema.columns
         }
         held: dict[Key, Row] = {}
         for row in _rows(pa.table(values)) if values else []:
@@ -171,9 +168,7 @@ class Memory:
 
     def orphans(self, dataset: str) -> pa.Table:
         table = self._table(dataset)
-        counts = {
-            fk.name: len(self._pointing_nowhere(fk, table.rows.values())) for fk in table.schema.foreign_keys
-        }
+        counts = {fk.name: len(self._pointing_nowhere(fk, table.rows.values())) for fk in table.schema.foreign_keys}
         lost = {name: count for name, count in counts.items() if count}
         return pa.table(
             {
@@ -335,9 +330,7 @@ def _keys(table: pa.Table) -> Iterator[Key]:
 
 def _arrow(columns: Sequence[Column], rows: Iterable[Row], *, reading: bool = False) -> pa.Table:
     held = list(rows)
-    arrays = {
-        column.name: pa.array([row[column.name] for row in held], ARROW[column.kind]) for column in columns
-    }
+    arrays = {column.name: pa.array([row[column.name] for row in held], ARROW[column.kind]) for column in columns}
     for column in columns:
         if reading and column.kind is Kind.UUID:
             texts = [value and str(uuid.UUID(bytes=value)) for value in arrays[column.name].to_pylist()]
@@ -364,6 +357,4 @@ def _uuid(value: Any) -> bytes | None:
 
 def _unknown(message: str, name: str, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(name, list(known), n=1)
-    return ConfigError(
-        message, hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
-    )
+    return ConfigError(message, hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}")

@@ -11,24 +11,25 @@ from __future__ import annotations
 
 import itertools
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
 import pyarrow as pa
-from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from resettle.batch import Action, Batch, ForeignKey, Kind, Partition, Schema
+from resettle.batch import Action, Batch, Partition, Schema
 from resettle.calls import Caller
 from resettle.connector import Sql
 from resettle.connectors import _postgres_catalogue as catalogue
-from resettle.connectors._postgres_catalogue import KINDS, Connection, Relation
-from resettle.connectors._postgres_copy import Taken, column_in, copy_out, infer, keys_as_rows, take
-from resettle.connectors._postgres_write import Refusal, Write, equal, refused_units, stage, write
+from resettle.connectors import _postgres_read as reading
+from resettle.connectors import _postgres_write as writing
+from resettle.connectors._postgres_catalogue import Connection, Relation
+from resettle.connectors._postgres_copy import column_in, infer
+from resettle.connectors._postgres_session import Sessions
+from resettle.connectors._postgres_write import Refusal, Write
 from resettle.errors import (
     AccessError,
     ConfigError,
@@ -134,7 +135,7 @@ def _culprit(reason: str, error: psycopg.Error) -> str:
         function = _FUNCTION.search(diag.context or "")
         return function[1] if function else ""
     if reason == "null":
-        return diag.column_name or ""
+        return diag.column_name or column_in(diag.context)
     return diag.constraint_name or diag.column_name or column_in(diag.context) or type(error).__name__
 
 
@@ -150,23 +151,10 @@ def _without_state(error: psycopg.Error, connection: str) -> ConnectorError:
     return ConnectorError(f"psycopg failed: {type(error).__name__}", connection=connection)
 
 
-# Set in every transaction, because a pooler may give the next one another session. A slow COPY is no reason
-# for the server to give up; a lock held for a minute is one for us.
-_SETTINGS = (
-    "set local timezone = 'UTC'; set local datestyle = 'ISO, YMD'; set local intervalstyle = 'iso_8601'; "
-    "set local extra_float_digits = 1; set local bytea_output = 'hex'; set local statement_timeout = 0; "
-    "set local idle_in_transaction_session_timeout = 0; set local lock_timeout = '60s'"
-)
-_SMALL = 256
-"""Pages (8 kB) below which a table is read in one part."""
-_SAMPLE = 32
-"""Pages looked at for each cut between two parts."""
-
-
 class Postgres:
     """Source, Target and Sql over one database.
 
-    A transaction belongs to the thread that entered it; other threads, and reading, use connections of their
+    A transaction belongs to the thread that entered it; other threads, and `read`, use connections of their
     own. Begin and whole read-only calls are retried; a statement inside a transaction never is, because the
     transaction is lost with it.
     """
@@ -177,249 +165,23 @@ class Postgres:
     def __init__(self, name: str, settings: PostgresSettings, *, caller: Caller | None = None) -> None:
         self.name = name
         self._settings = settings
-        self._call = caller or Caller(errors)
-        self._lock = threading.Lock()
-        self._idle: list[Connection] = []
-        self._connections: set[Connection] = set()
         self._relations: dict[str, Relation] = {}
-        self._mine = threading.local()
         try:
             conninfo_to_dict(settings.url.get_secret_value())
         except psycopg.ProgrammingError:
             hint = "postgresql://user:password@host:port/database, with %-escapes for @ : / in the password"
             raise ConfigError(f"{name}: the url is not a Postgres URL", hint=hint) from None
-
-    # Source
-
-    def datasets(self) -> Sequence[str]:
-        return self._run(lambda c: catalogue.datasets(c, self._settings.namespace), readonly=True)
-
-    def schema(self, dataset: str) -> Schema:
-        with self._lock:
-            self._relations.pop(dataset, None)  # asked for by name: look again, it may have changed
-        return self._run(lambda c: self._relation(c, dataset).schema, readonly=True)
-
-    def count(self, dataset: str) -> int | None:
-        return int(self._one("select count(*) from {}", dataset))
-
-    def partitions(self, dataset: str, wanted: int) -> Sequence[Partition]:
-        """Ranges of the first key column, cut by a sample.
-
-        Not ranges of blocks: on a live source an update moves a row to another block, and a part read
-        earlier or later would miss it or read it twice. A row's key stays in its range.
-        """
-        cuts = self._run(lambda c: self._cuts(c, dataset, wanted), readonly=True) if wanted > 1 else []
-        ends = [None, *cuts, None]
-        return [
-            Partition(dataset, str(part), {"low": low, "high": high})
-            for part, (low, high) in enumerate(itertools.pairwise(ends))
-        ]
-
-    def read(self, partition: Partition, rows: int) -> Iterator[Batch]:
-        """One COPY in one snapshot, on a connection of its own; a uuid comes as text."""
-        with self._session(readonly=True) as connection:
-            relation = self._relation(connection, partition.dataset)
-            columns = [Taken(c.name, c.kind, uuid_as_text=True) for c in relation.schema.columns]
-            query = sql.SQL("select {} from {} t where {}").format(
-                _expressions(columns), relation.name, _range(relation, partition.detail)
-            )
-            tables = copy_out(connection, query, columns, rows)
-            while (table := self._next(tables)) is not None:
-                yield Batch(partition.dataset, table)
-
-    def close(self) -> None:
-        with self._lock:
-            connections, self._connections, self._idle = self._connections, set(), []
-        for connection in connections:
-            connection.close()
-
-    # Target
-
-    def sql(self) -> Sql | None:
-        return self
-
-    @contextmanager
-    def transaction(self, *, readonly: bool = False) -> Iterator[None]:
-        """A deferred constraint is checked at the end: RejectedError may then come from leaving."""
-        if self._held is not None:
-            raise RuntimeError(f"{self.name}: a transaction is already open")
-        with self._session(readonly=readonly) as connection:
-            self._mine.connection = connection
-            try:
-                yield
-            finally:
-                self._mine.connection = None
-
-    def empty(self, dataset: str) -> bool:
-        return bool(self._one("select not exists (select from {})", dataset))
-
-    def fetch(self, dataset: str, keys: pa.Table, columns: Sequence[str], *, lock: bool = False) -> pa.Table:
-        def work(connection: Connection) -> pa.Table:
-            relation = self._relation(connection, dataset)
-            names = dict.fromkeys([*keys.column_names, *columns])
-            taken = [Taken(name, relation.field(name).column.kind) for name in names]
-            query = sql.SQL("select {} from {} t join {} on {}{}").format(
-                _expressions(taken),
-                relation.name,
-                keys_as_rows(keys, relation, "k"),
-                equal(keys.column_names, lambda name: sql.Identifier("k", name)),
-                sql.SQL(" for no key update of t" if lock else ""),
-            )
-            return take(connection, query, taken)
-
-        return self._run(work, readonly=not lock)
-
-    def write(self, dataset: str, rows: pa.Table, key: Sequence[str], action: Action) -> None:
-        def work(connection: Connection) -> None:
-            relation = self._relation(connection, dataset)
-            try:
-                write(connection, Write(relation, rows, key, action))
-            except psycopg.errors.UniqueViolation as error:
-                if set(relation.uniques.get(error.diag.constraint_name or "", ())) == set(key):
-                    raise RejectedError("exists", ", ".join(key), connection=self.name) from None
-                raise
-
-        if rows.num_rows:
-            self._run(work)
-
-    def refusals(
-        self, writes: Sequence[tuple[str, pa.Table, Sequence[str], Action]], units: Sequence[pa.Array]
-    ) -> pa.Table | None:
-        """Each unit is tried on the server, in a subtransaction of its own; what it needs may follow it."""
-
-        def work(connection: Connection) -> pa.Table:
-            jobs = [
-                Write(self._relation(connection, dataset), rows, key, action)
-                for dataset, rows, key, action in writes
-            ]
-            return _refusals(jobs, refused_units(connection, jobs, units))
-
-        return self._run(work)
-
-    def delete(self, dataset: str, keys: pa.Table) -> int:
-        def work(connection: Connection) -> int:
-            relation = self._relation(connection, dataset)
-            statement = sql.SQL("delete from {} t using {} where {}").format(
-                relation.name,
-                keys_as_rows(keys, relation, "k"),
-                equal(keys.column_names, lambda name: sql.Identifier("k", name)),
-            )
-            return connection.execute(statement).rowcount
-
-        return self._run(work)
-
-    def orphans(self, dataset: str) -> pa.Table:
-        """Only foreign keys that have some."""
-
-        def work(connection: Connection) -> dict[str, int]:
-            relation = self._relation(connection, dataset)
-            found = {
-                key.name: _count_orphans(connection, relation, self._relation(connection, key.target), key)
-                for key in relation.schema.foreign_keys
-            }
-            return {name: count for name, count in found.items() if count}
-
-        lost = self._run(work, readonly=True)
-        return pa.table(
-            {
-                "constraint": pa.array(list(lost), pa.string()),
-                "count": pa.array(list(lost.values()), pa.int64()),
-            }
+        self._sessions = Sessions(
+            name,
+            self._connect,
+            caller or Caller(errors),
+            lambda error: errors(error, name),
+            begin="; set local session_replication_role = replica" if settings.replica_role else "",
+            readonly=settings.readonly,
         )
 
-    def ask(self, sql: str, *, role: str | None = None, claims: str | None = None) -> list[tuple[Any, ...]]:
-        """In a read-only transaction of its own, as PostgREST would run it. Raises AccessError if refused."""
-
-        def work() -> list[tuple[Any, ...]]:
-            with self._session(readonly=True, call=_directly, keep=False) as connection, self._translating():
-                return _ask(connection, sql, role, claims)
-
-        return self._call(work)
-
-    # Sql
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        def work(connection: Connection) -> list[tuple[Any, ...]]:
-            cursor = connection.execute(sql.encode(), parameters or None)
-            return cursor.fetchall() if cursor.description else []
-
-        return self._run(work)
-
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
-        """Bytes and uuids as binary, integers as int64, everything else as text."""
-        return self._run(lambda connection: _query(connection, sql, parameters), readonly=True)
-
-    def insert(self, table: str, rows: pa.Table) -> None:
-        if rows.num_rows:
-            self._run(lambda c: write(c, Write(self._relation(c, table), rows, (), Action.CREATE)))
-
-    def stage(self, name: str, rows: pa.Table) -> None:
-        connection = self._held
-        if connection is None:
-            raise RuntimeError(f"{self.name}: stage() needs an open transaction")
-        with self._translating():
-            stage(connection, name, infer(rows))
-
-    # Connections and transactions
-
-    @property
-    def _held(self) -> Connection | None:
-        held: Connection | None = getattr(self._mine, "connection", None)
-        return held
-
-    def _run(self, work: Callable[[Connection], T], *, readonly: bool = False) -> T:
-        """In this thread's open transaction, or in one of its own, retried as a whole if it only reads."""
-        held = self._held
-        if held is not None:
-            with self._translating():
-                return work(held)
-
-        def alone(call: Callable[..., Connection]) -> T:
-            with self._session(readonly=readonly, call=call) as connection, self._translating():
-                return work(connection)
-
-        return self._call(alone, _directly) if readonly else alone(self._call)
-
-    @contextmanager
-    def _session(
-        self, *, readonly: bool, call: Callable[..., Connection] | None = None, keep: bool = True
-    ) -> Iterator[Connection]:
-        """A connection in a transaction: committed at the end (unless not to ``keep``), else rolled back."""
-        connection = (call or self._call)(self._begin, readonly or self._settings.readonly)
-        try:
-            yield connection
-            with self._translating():
-                ended = connection.execute("commit" if keep else "rollback").statusmessage
-            if keep and ended != "COMMIT":
-                # The server's answer to the COMMIT of a transaction in which an error was passed over.
-                raise TransientError("the transaction was rolled back", connection=self.name)
-        except BaseException:
-            self._roll_back(connection)
-            raise
-        self._give_back(connection)
-
-    def _begin(self, readonly: bool) -> Connection:
-        statement = f"begin{' read only' if readonly else ''}; {_SETTINGS}"
-        if self._settings.replica_role and not readonly:
-            statement += "; set local session_replication_role = replica"
-        while (connection := self._take_idle()) is not None:
-            try:
-                connection.execute(statement.encode())
-            except psycopg.OperationalError:
-                self._discard(connection)  # lost while it was idle: try the next, or a new one
-            else:
-                return connection
-        with self._translating():
-            connection = self._connect()
-            try:
-                connection.execute(statement.encode())
-            except BaseException:
-                self._discard(connection)
-                raise
-        return connection
-
     def _connect(self) -> Connection:
-        connection = psycopg.connect(
+        return psycopg.connect(
             self._settings.url.get_secret_value(),
             autocommit=True,  # transactions are begun by us, together with their settings in one round trip
             prepare_threshold=None,
@@ -430,185 +192,162 @@ class Postgres:
             keepalives_interval=10,
             keepalives_count=3,
         )
-        with self._lock:
-            self._connections.add(connection)
-        return connection
 
-    def _take_idle(self) -> Connection | None:
-        with self._lock:
-            return self._idle.pop() if self._idle else None
+    # Source
 
-    def _give_back(self, connection: Connection) -> None:
-        with self._lock:
-            if connection in self._connections:
-                self._idle.append(connection)
+    def datasets(self) -> Sequence[str]:
+        return self._reading(lambda connection: catalogue.datasets(connection, self._settings.namespace))
 
-    def _discard(self, connection: Connection) -> None:
-        with self._lock:
-            self._connections.discard(connection)
-        connection.close()
+    def schema(self, dataset: str) -> Schema:
+        self._relations.pop(dataset, None)  # whoever asks wants to know what is there now
+        return self._reading(lambda connection: self._relation(connection, dataset).schema)
 
-    def _roll_back(self, connection: Connection) -> None:
-        with self._lock:
-            self._relations.clear()  # what was looked up may have been made in this transaction
-        waiting = {pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR}
-        try:
-            if connection.info.transaction_status in waiting:
-                connection.execute("rollback")
-        except psycopg.Error:
-            self._discard(connection)
-            return
-        if connection.info.transaction_status == pq.TransactionStatus.IDLE:
-            self._give_back(connection)
-        else:
-            self._discard(connection)
+    def count(self, dataset: str) -> int | None:
+        return self._reading(lambda connection: reading.count(connection, self._relation(connection, dataset)))
+
+    def partitions(self, dataset: str, wanted: int) -> Sequence[Partition]:
+        """Ranges of the first key column, cut by a sample.
+
+        Not ranges of blocks: on a live source an update moves a row to another block, and a part read
+        earlier or later would miss it or read it twice. A row's key stays in its range.
+        """
+        ends: list[str | None] = [None, None]
+        if wanted > 1:
+            ends[1:1] = self._reading(lambda c: reading.cuts(c, self._relation(c, dataset), wanted))
+        return [
+            Partition(dataset, str(part), {"low": low, "high": high})
+            for part, (low, high) in enumerate(itertools.pairwise(ends))
+        ]
+
+    def read(self, partition: Partition, rows: int) -> Iterator[Batch]:
+        """One COPY in one snapshot, on a connection of its own; a uuid comes as text."""
+        with self._sessions.begun(readonly=True) as connection:
+            with self._sessions.translating():
+                relation = self._relation(connection, partition.dataset)
+                tables = reading.read(connection, relation, partition.detail, rows)
+            while True:
+                with self._sessions.translating():
+                    table = next(tables, None)
+                if table is None:
+                    break
+                yield Batch(partition.dataset, table)
+
+    def close(self) -> None:
+        self._sessions.close()
+
+    # Target
+
+    def sql(self) -> Sql | None:
+        return self
 
     @contextmanager
-    def _translating(self) -> Iterator[None]:
+    def transaction(self, *, readonly: bool = False) -> Iterator[None]:
+        """A deferred constraint is checked at the end: RejectedError may then come from leaving."""
         try:
-            yield
-        except RejectedError as error:
-            if error.connection:
+            with self._sessions.transaction(readonly=readonly):
+                yield
+        except BaseException:
+            self._relations.clear()  # what was looked up may have been made in this transaction
+            raise
+
+    def empty(self, dataset: str) -> bool:
+        return self._reading(lambda connection: reading.empty(connection, self._relation(connection, dataset)))
+
+    def fetch(self, dataset: str, keys: pa.Table, columns: Sequence[str], *, lock: bool = False) -> pa.Table:
+        def work(connection: Connection) -> pa.Table:
+            return reading.fetch(connection, self._relation(connection, dataset), keys, columns, lock)
+
+        return self._sessions.run(work, readonly=not lock)
+
+    def write(self, dataset: str, rows: pa.Table, key: Sequence[str], action: Action) -> None:
+        def work(connection: Connection) -> None:
+            relation = self._relation(connection, dataset)
+            try:
+                writing.write(connection, Write(relation, rows, key, action))
+            except psycopg.errors.UniqueViolation as error:
+                if set(relation.uniques.get(error.diag.constraint_name or "", ())) == set(key):
+                    raise RejectedError("exists", ", ".join(key), connection=self.name) from None
                 raise
-            raise RejectedError(error.reason, error.detail, connection=self.name) from None
-        except psycopg.Error as error:
-            # Not "from error": its text, which a traceback would show, holds values.
-            print("DBG", error); raise errors(error, self.name) or error from None
 
-    def _next(self, tables: Iterator[pa.Table]) -> pa.Table | None:
-        with self._translating():
-            return next(tables, None)
+        if rows.num_rows:
+            self._sessions.run(work, readonly=False)
 
-    # Catalogue
+    def refusals(
+        self, writes: Sequence[tuple[str, pa.Table, Sequence[str], Action]], units: Sequence[pa.Array]
+    ) -> pa.Table | None:
+        """Each unit is tried on the server, in a subtransaction of its own; what it needs may follow it."""
+
+        def work(connection: Connection) -> pa.Table:
+            jobs = [
+                Write(self._relation(connection, dataset), rows, key, action) for dataset, rows, key, action in writes
+            ]
+            return _refusals(jobs, writing.refused_units(connection, jobs, units))
+
+        return self._sessions.run(work, readonly=False)
+
+    def delete(self, dataset: str, keys: pa.Table) -> int:
+        def work(connection: Connection) -> int:
+            return writing.delete(connection, self._relation(connection, dataset), keys)
+
+        return self._sessions.run(work, readonly=False)
+
+    def orphans(self, dataset: str) -> pa.Table:
+        """Only foreign keys that have some."""
+
+        def work(connection: Connection) -> pa.Table:
+            relation = self._relation(connection, dataset)
+            counts = {
+                key.name: reading.count_orphans(connection, relation, self._relation(connection, key.target), key)
+                for key in relation.schema.foreign_keys
+            }
+            lost = {name: count for name, count in counts.items() if count}
+            names, numbers = pa.array(list(lost), pa.string()), pa.array(list(lost.values()), pa.int64())
+            return pa.table({"constraint": names, "count": numbers})
+
+        return self._reading(work)
+
+    def ask(self, sql: str, *, role: str | None = None, claims: str | None = None) -> list[tuple[Any, ...]]:
+        """In a read-only transaction of its own, as PostgREST would run it. Raises AccessError if refused."""
+        return self._sessions.alone(lambda c: reading.ask(c, sql, role, claims), keep=False)
+
+    # Sql
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """A literal % is doubled where parameters are given, and only there."""
+
+        def work(connection: Connection) -> list[tuple[Any, ...]]:
+            cursor = connection.execute(sql.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+        return self._sessions.run(work, readonly=False)
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        """Bytes and uuids as binary, integers as int64, everything else as text."""
+        return self._reading(lambda connection: reading.query(connection, sql, parameters))
+
+    def insert(self, table: str, rows: pa.Table) -> None:
+        def work(connection: Connection) -> None:
+            writing.write(connection, Write(self._relation(connection, table), rows, (), Action.CREATE))
+
+        if rows.num_rows:
+            self._sessions.run(work, readonly=False)
+
+    def stage(self, name: str, rows: pa.Table) -> None:
+        connection = self._sessions.held
+        if connection is None:
+            raise RuntimeError(f"{self.name}: stage() needs an open transaction")
+        with self._sessions.translating():
+            writing.stage(connection, name, infer(rows))
+
+    def _reading(self, work: Callable[[Connection], T]) -> T:
+        return self._sessions.run(work, readonly=True)
 
     def _relation(self, connection: Connection, dataset: str) -> Relation:
         known = self._relations.get(dataset)
         if known is None:
             known = catalogue.relation(connection, self._settings.namespace, dataset)
-            with self._lock:
-                self._relations[dataset] = known
+            self._relations[dataset] = known
         return known
-
-    def _one(self, statement: str, dataset: str) -> Any:
-        def work(connection: Connection) -> Any:
-            relation = self._relation(connection, dataset)
-            row = connection.execute(sql.SQL(statement).format(relation.name)).fetchone()
-            return row[0] if row else None
-
-        return self._run(work, readonly=True)
-
-    def _cuts(self, connection: Connection, dataset: str, wanted: int) -> list[str]:
-        relation = self._relation(connection, dataset)
-        if not relation.is_table or not relation.schema.key:
-            return []
-        name = sql.Literal(relation.name.as_string(connection))
-        found = connection.execute(sql.SQL(_PAGES).format(name, name)).fetchone()
-        pages = int(found[0]) if found else 0
-        if pages < _SMALL:
-            return []
-        cuts = connection.execute(
-            sql.SQL(_CUTS).format(
-                sql.Literal([part / wanted for part in range(1, wanted)]),
-                sql.Identifier(relation.schema.key[0]),
-                relation.name,
-                sql.Literal(min(100.0, 100.0 * _SAMPLE * wanted / pages)),
-            )
-        )
-        return [cut for (cut,) in cuts]
-
-
-# The first is null for a table without partitions.
-_PAGES = """
-select coalesce((select sum(pg_relation_size(relid)) from pg_partition_tree({})), pg_relation_size({}))
-    / current_setting('block_size')::int
-"""
-_CUTS = """
-select cut::text from (
-    select distinct unnest(percentile_disc({}::float8[]) within group (order by {}))
-    from {} tablesample system ({})) sample(cut)
-where cut is not null order by cut
-"""
-
-
-def _directly(fn: Callable[..., Connection], /, *args: Any) -> Connection:
-    return fn(*args)
-
-
-def _expressions(columns: Sequence[Taken]) -> sql.Composable:
-    return sql.SQL(", ").join(column.expression(sql.Identifier("t", column.name)) for column in columns)
-
-
-def _range(relation: Relation, detail: Mapping[str, Any]) -> sql.Composable:
-    bounds: list[sql.Composable] = [sql.SQL("true")]
-    for comparison, cut in ((">=", detail["low"]), ("<", detail["high"])):
-        if cut is not None:
-            key = relation.field(relation.schema.key[0])
-            text = f"{{}} {comparison} {{}}::{{}}"
-            column = sql.Identifier("t", key.column.name)
-            bounds.append(sql.SQL(text).format(column, sql.Literal(cut), key.cast))
-    return sql.SQL(" and ").join(bounds)
-
-
-def _count_orphans(connection: Connection, relation: Relation, target: Relation, key: ForeignKey) -> int:
-    """Rows of which every foreign key column is set (MATCH SIMPLE) and points to no row."""
-    pairs = zip(key.columns, key.target_columns, strict=True)
-    statement = sql.SQL(
-        "select count(*) from {} t where {} and not exists (select from {} p where {})"
-    ).format(
-        relation.name,
-        sql.SQL(" and ").join(sql.SQL("t.{} is not null").format(sql.Identifier(c)) for c in key.columns),
-        target.name,
-        sql.SQL(" and ").join(
-            sql.SQL("t.{} = p.{}").format(sql.Identifier(column), sql.Identifier(other))
-            for column, other in pairs
-        ),
-    )
-    found = connection.execute(statement).fetchone()
-    return int(found[0]) if found else 0
-
-
-def _ask(connection: Connection, text: str, role: str | None, claims: str | None) -> list[tuple[Any, ...]]:
-    if claims is not None:
-        connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
-    if role is not None:
-        try:
-            connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
-        except psycopg.errors.InvalidParameterValue:
-            raise ConfigError(f"there is no role {role!r}") from None
-    with connection.cursor() as cursor:
-        # stream() sends the text as ONE statement: the server refuses "...; commit; delete ...".
-        return list(cursor.stream(text.encode()))
-
-
-_INTEGERS = {Kind.INT16, Kind.INT32, Kind.INT64}
-_BYTES = {Kind.UUID, Kind.BINARY}
-
-
-def _query(connection: Connection, text: str, parameters: Sequence[Any]) -> pa.Table:
-    """COPY takes no parameters, so that psycopg puts them into the text as literals."""
-    cursor = psycopg.ClientCursor(connection)
-    text = cursor.mogrify(text.encode(), parameters or None).rstrip().rstrip(";")
-    shape = cursor.execute(f"select * from ({text}) q limit 0".encode()).description or []
-    columns = []
-    for place, column in enumerate(shape):
-        known = connection.adapters.types.get(column.type_code)
-        kind = KINDS.get(known.name, Kind.OTHER) if known else Kind.OTHER
-        keep = kind in _BYTES or kind in _INTEGERS
-        columns.append(Taken(str(place), Kind.INT64 if kind in _INTEGERS else kind if keep else Kind.OTHER))
-    query = sql.SQL("select {} from ({}) t({})").format(
-        _expressions(columns),
-        sql.SQL(text),
-        sql.SQL(", ").join(sql.Identifier(column.name) for column in columns),
-    )
-    answer = take(connection, query, columns).rename_columns([column.name for column in shape])
-    return answer.cast(
-        pa.schema(
-            [
-                (f.name, pa.binary() if pa.types.is_fixed_size_binary(f.type) else f.type)
-                for f in answer.schema
-            ]
-        )
-    )
 
 
 def _refusals(jobs: Sequence[Write], refused: Sequence[Refusal]) -> pa.Table:

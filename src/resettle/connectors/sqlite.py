@@ -213,9 +213,7 @@ class SQLite:
         names, rows = self._call(select, self._current(), marked(sql), parameters)
         columns = list(zip(*rows, strict=True)) or [()] * len(names)
         undecided = any(cells.count(None) == len(cells) for cells in columns)
-        declared = (
-            self._call(declared_types, self._current(), marked(sql)) if undecided else [""] * len(names)
-        )
+        declared = self._call(declared_types, self._current(), marked(sql)) if undecided else [""] * len(names)
         return pa.Table.from_arrays([*map(answer, declared, columns)], names=names)
 
     def insert(self, table: str, rows: pa.Table) -> None:
@@ -274,9 +272,7 @@ class SQLite:
     def orphans(self, dataset: str) -> pa.Table:
         # foreign_key_check numbers the constraints as foreign_key_list does, whose order the schema keeps.
         names = [fk.name for fk in self._seen(dataset).foreign_keys]
-        counted = self._rows(
-            "SELECT fkid, count(*) FROM pragma_foreign_key_check(?) GROUP BY fkid", [dataset]
-        )
+        counted = self._rows("SELECT fkid, count(*) FROM pragma_foreign_key_check(?) GROUP BY fkid", [dataset])
         return pa.table(
             {
                 "constraint": pa.array([names[number] for number, _ in counted], pa.string()),
@@ -338,9 +334,7 @@ class SQLite:
 
     def _order(self, schema: Schema) -> tuple[str, ...]:
         """What reading goes by: rowid under a name that no column took, or the key of a table without."""
-        without = self._rows("SELECT wr FROM pragma_table_list(?) WHERE schema = 'main'", [schema.dataset])[
-            0
-        ][0]
+        without = self._rows("SELECT wr FROM pragma_table_list(?) WHERE schema = 'main'", [schema.dataset])[0][0]
         taken = {name.lower() for name in schema.names}
         free = [name for name in ("rowid", "_rowid_", "oid") if name not in taken]
         return schema.key if without or not free else (free[0],)
@@ -389,6 +383,4 @@ def _existing(name: str, settings: SQLiteSettings) -> Path:
 
 def _unknown(message: str, name: str, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(name, list(known), n=1)
-    return ConfigError(
-        message, hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-    )
+    return ConfigError(message, hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}")

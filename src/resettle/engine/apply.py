@@ -70,7 +70,7 @@ def apply(
         check_fresh(saved, plan(migration, connections, ledger, options, now))
     foreseen = Foreseen(referenced=referenced(migration))
     for name in names:  # every flow must compile before the first write
-        compile_flow(migration, name, connections, lookups=False)
+        compile_flow(migration, name, connections)
     ledger.prepare({name: list(flow.all_outputs) for name, flow in migration.file.flows.items()})
     counted: list[Counts] = []
     with ledger.run(phase, options.as_json(), now, lock=True) as run, _alive(ledger, run):
@@ -169,7 +169,9 @@ class _Writer:
                     for rows, action in _writes(made):
                         self._target(made).write(made.dataset[1], rows, self._key(made), action)
                 self._ledger.record(
-                    self._run, self._flow.name, record_of(self._db, self._flow.shape, decision, prepared, self._shapes)
+                    self._run,
+                    self._flow.name,
+                    record_of(self._db, self._flow.shape, decision, prepared, self._shapes),
                 )
             return decision
 
@@ -280,5 +282,8 @@ def _after(statements: list[str], targets: Mapping[str, Target]) -> None:
 
 def summary(applied: Applied) -> dict[str, Any]:
     """For --json."""
-    return {"run": applied.run, "status": applied.status, "flows": [counts.as_json() for counts in applied.counts]}
-
+    return {
+        "run": applied.run,
+        "status": applied.status,
+        "flows": [counts.as_json() for counts in applied.counts],
+    }

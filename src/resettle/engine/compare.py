@@ -19,6 +19,8 @@ from __future__ import annotations
 import duckdb
 import pyarrow as pa
 
+from resettle.mapping.functions import query
+
 _SQL = """
 SELECT w._at,
   CASE
@@ -67,9 +69,8 @@ def compare(
     for name, table in (("wanted", wanted), ("known", known), ("present", present)):
         connection.register(name, table)
     try:
-        found = connection.execute(_SQL, {"match": match, "policy": policy}).to_arrow_table()
+        found = query(connection, _SQL, {"match": match, "policy": policy})
     finally:
         for name in ("wanted", "known", "present"):
             connection.unregister(name)
     return found
-

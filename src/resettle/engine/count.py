@@ -45,9 +45,7 @@ def count_decision(counts: Counts, shape: FlowShape, decision: Decision, *, show
 
 def _tallied(values: Any) -> dict[str, int]:
     return {
-        entry["values"]: entry["counts"]
-        for entry in pc.value_counts(values).to_pylist()
-        if entry["values"] is not None
+        entry["values"]: entry["counts"] for entry in pc.value_counts(values).to_pylist() if entry["values"] is not None
     }
 
 
@@ -56,9 +54,7 @@ def _tally(counter: Any, values: Any) -> None:
         counter[word] += count
 
 
-def _sample_rows(
-    counts: Counts, output: OutputShape, made: Decided, action: Action, *, show_values: bool
-) -> None:
+def _sample_rows(counts: Counts, output: OutputShape, made: Decided, action: Action, *, show_values: bool) -> None:
     for row in made.having(action).slice(0, SAMPLES).to_pylist():
         before: dict[str, Any] = {}
         if action is Action.UPDATE:

@@ -23,7 +23,7 @@ from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, fin
 from resettle.engine.shape import FlowShape, OutputShape
 from resettle.engine.uniques import Hashes, Uniques
 from resettle.ledger.ledger import nothing_known
-from resettle.mapping.columns import quote
+from resettle.mapping.functions import query
 
 Dataset = tuple[str, str]
 """(connection, dataset)"""
@@ -94,9 +94,7 @@ class Decider:
         self._shape, self._targets, self._db, self._foreseen = shape, targets, connection, foreseen
         self._shapes = shapes
         self._numbers = [outputs.get(output.name, index) for index, output in enumerate(shape.outputs)]
-        self._empty = {
-            (o.connection, o.dataset): targets[o.connection].empty(o.dataset) for o in shape.outputs
-        }
+        self._empty = {(o.connection, o.dataset): targets[o.connection].empty(o.dataset) for o in shape.outputs}
 
     def decide(self, prepared: Prepared, *, optimistic: bool, lock: bool) -> Decision:
         """Decide a batch.
@@ -109,9 +107,7 @@ class Decider:
         decided: list[tuple[pa.Table, pa.Table]] = []
         trouble: list[pa.Table] = []
         conflicts: Counter[str] = Counter()
-        for number, output, wanted in zip(
-            self._numbers, self._shape.outputs, prepared.shaped.outputs, strict=True
-        ):
+        for number, output, wanted in zip(self._numbers, self._shape.outputs, prepared.shaped.outputs, strict=True):
             rows, present = self._actions(prepared, number, output, wanted, optimistic=optimistic, lock=lock)
             bad = rows.filter(pc.equal(rows["_action"], str(Action.CONFLICT)))
             if bad.num_rows:
@@ -125,9 +121,7 @@ class Decider:
             self._settle(units, [rows for rows, _ in decided], prepared),
             tuple(
                 Decided(number, (output.connection, output.dataset), rows, present, self._new_keys(output, rows))
-                for number, output, (rows, present) in zip(
-                    self._numbers, self._shape.outputs, decided, strict=True
-                )
+                for number, output, (rows, present) in zip(self._numbers, self._shape.outputs, decided, strict=True)
             ),
             conflicts,
         )
@@ -188,18 +182,17 @@ class Decider:
         self._db.register("_w", wanted.select(["_unit", "_n", "_fp", "_at"]))
         self._db.register("_k", known)
         try:
-            table: pa.Table = self._db.sql(
+            table: pa.Table = query(
+                self._db,
                 "SELECT w._at, coalesce(k.fp = w._fp, false) AS same, k.reused, k.target_key, k.fp, k.shape"
-                " FROM _w w JOIN _k k ON k.unit = w._unit AND k.n = w._n"
-            ).to_arrow_table()
+                " FROM _w w JOIN _k k ON k.unit = w._unit AND k.n = w._n",
+            )
         finally:
             self._db.unregister("_w")
             self._db.unregister("_k")
         return table
 
-    def _fetch(
-        self, output: OutputShape, asked: pa.Table, shapes: Sequence[int], *, lock: bool
-    ) -> pa.Table:
+    def _fetch(self, output: OutputShape, asked: pa.Table, shapes: Sequence[int], *, lock: bool) -> pa.Table:
         """Present rows for the asked keys: this output's columns, and those of earlier mappings of it."""
         names = list(dict.fromkeys([*output.names, *(n for s in shapes for n in self._shapes[s])]))
         columns = [c for name in names if (c := output.schema.column(name))]
@@ -221,9 +214,10 @@ class Decider:
     ) -> pa.Table:
         """_at, _key, _fp and _left (still as we left it) of the fetched rows."""
         self._db.register("_p", as_duckdb(present, output.schema.columns))
-        keys = self._db.sql(
-            f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p"
-        ).to_arrow_table()
+        keys = query(
+            self._db,
+            f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p",
+        )
         self._db.unregister("_p")
         keys = keys.append_column("_at", pa.array(np.arange(present.num_rows)))
         left = [self._left(output, present, keys, matched, wanted, shape) for shape in shapes]
@@ -242,13 +236,18 @@ class Decider:
         """_at of the fetched rows that still are what we wrote with the column set ``shape``."""
         columns = [c for name in self._shapes[shape] if (c := output.schema.column(name))]
         now = keys.append_column("now", fingerprints(self._db, present, columns))
-        tables = {"_p": now, "_k": matched.filter(pc.field("shape") == shape), "_w": wanted.select(["_at", "_key"])}
+        tables = {
+            "_p": now,
+            "_k": matched.filter(pc.field("shape") == shape),
+            "_w": wanted.select(["_at", "_key"]),
+        }
         for name, table in tables.items():
             self._db.register(name, table)
         try:
-            found = self._db.sql(
-                "SELECT p._at FROM _k k JOIN _w w ON w._at = k._at JOIN _p p ON p._key = w._key AND p.now = k.fp"
-            ).to_arrow_table()
+            found = query(
+                self._db,
+                "SELECT p._at FROM _k k JOIN _w w ON w._at = k._at JOIN _p p ON p._key = w._key AND p.now = k.fp",
+            )
         finally:
             for name in tables:
                 self._db.unregister(name)
@@ -258,7 +257,7 @@ class Decider:
 
     def _key_hashes(self, keys: pa.ChunkedArray) -> Hashes:
         self._db.register("_h", pa.table({"k": keys}))
-        found = self._db.sql("SELECT hash(k) AS h FROM _h").to_arrow_table()
+        found = query(self._db, "SELECT hash(k) AS h FROM _h")
         self._db.unregister("_h")
         hashes: Hashes = found["h"].to_numpy().view(np.int64)
         return hashes
@@ -290,10 +289,11 @@ class Decider:
         changed = self._alternate(output, wanted)
         self._db.register("_w", pa.table({"_unit": wanted["_unit"], "_n": wanted["_n"], "alt": changed["_key"]}))
         self._db.register("_k", known)
-        hits = self._db.sql(
+        hits = query(
+            self._db,
             "SELECT coalesce(k.target_key = w.alt, false) AS hit FROM (SELECT *, row_number() OVER () AS at FROM _w) w"
-            " LEFT JOIN _k k ON k.unit = w._unit AND k.n = w._n ORDER BY w.at"
-        ).to_arrow_table()["hit"]
+            " LEFT JOIN _k k ON k.unit = w._unit AND k.n = w._n ORDER BY w.at",
+        )["hit"]
         self._db.unregister("_w")
         self._db.unregister("_k")
         return _merge(hits.combine_chunks(), changed, wanted)
@@ -305,9 +305,10 @@ class Decider:
             alternate = as_wire(rows.select(["_alt_" + name]).rename_columns([name]), [column])[name]
             rows = _set(rows, name, alternate)
         self._db.register("_p", as_duckdb(rows.select(list(output.names)), output.columns))
-        again = self._db.sql(
-            f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p"
-        ).to_arrow_table()
+        again = query(
+            self._db,
+            f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p",
+        )
         self._db.unregister("_p")
         return _set(_set(rows, "_key", again["_key"]), "_fp", again["_fp"])
 
@@ -367,10 +368,11 @@ class Decider:
         there = as_wire(target.fetch(foreign_key.target, asked, []), theirs)
         self._db.register("_rows", as_duckdb(rows.select(["_unit", *own]), columns))
         self._db.register("_there", as_duckdb(there, theirs))
-        found = self._db.sql(
+        found = query(
+            self._db,
             f"SELECT _unit, {key_sql(columns)} AS k FROM _rows"
-            f" WHERE {key_sql(columns)} NOT IN (SELECT {key_sql(theirs)} FROM _there)"
-        ).to_arrow_table()
+            f" WHERE {key_sql(columns)} NOT IN (SELECT {key_sql(theirs)} FROM _there)",
+        )
         self._db.unregister("_rows")
         self._db.unregister("_there")
         if found.num_rows:
@@ -394,16 +396,11 @@ class Decider:
 
     def _settle(self, units: pa.Table, outputs: Sequence[pa.Table], prepared: Prepared) -> pa.Table:
         """Every unit's status: done if anything of it is new or changed, else unchanged."""
-        active = [
-            table.filter(pc.is_in(table["_action"], pa.array(["create", "update"]))) for table in outputs
-        ]
+        active = [table.filter(pc.is_in(table["_action"], pa.array(["create", "update"]))) for table in outputs]
         reused = [
-            table.filter(pc.and_(pc.equal(table["_action"], "reuse"), pc.invert(table["_known"])))
-            for table in outputs
+            table.filter(pc.and_(pc.equal(table["_action"], "reuse"), pc.invert(table["_known"]))) for table in outputs
         ]
-        busy = pa.chunked_array(
-            [chunk for table in [*active, *reused] for chunk in table["_unit"].chunks], pa.string()
-        )
+        busy = pa.chunked_array([chunk for table in [*active, *reused] for chunk in table["_unit"].chunks], pa.string())
         known = prepared.known.units
         was_done = known.filter(pc.or_kleene(pc.is_null(known["status"]), pc.equal(known["status"], "done")))
         old = pc.is_in(units["_unit"], was_done["unit"].combine_chunks())
@@ -464,9 +461,7 @@ _CONFLICTS = {
 
 def _trouble(bad: pa.Table, output: OutputShape) -> pa.Table:
     details = [f"{output.dataset}: {_CONFLICTS[reason]}" for reason in bad["_reason"].to_pylist()]
-    return pa.table(
-        {"unit": bad["_unit"], "reason": bad["_reason"], "detail": pa.array(details, pa.string())}
-    )
+    return pa.table({"unit": bad["_unit"], "reason": bad["_reason"], "detail": pa.array(details, pa.string())})
 
 
 def _hold(
@@ -480,9 +475,7 @@ def _hold(
     units = _set(units, "status", pc.if_else(hit, str(Status.HELD), units["status"]))
     for name in ("reason", "detail"):
         units = _set(units, name, pc.if_else(hit, first[f"{name}_first"].combine_chunks().take(at), units[name]))
-    return units, [
-        (rows.filter(pc.invert(pc.is_in(rows["_unit"], keys))), present) for rows, present in decided
-    ]
+    return units, [(rows.filter(pc.invert(pc.is_in(rows["_unit"], keys))), present) for rows, present in decided]
 
 
 def hold_units(decision: Decision, refusals: pa.Table) -> Decision:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import duckdb
@@ -23,7 +23,7 @@ from resettle.engine.shape import FlowShape, Resolver, Shaped
 from resettle.engine.uniques import Hashes, Uniques, contains
 from resettle.ledger.ledger import Known, Ledger, Seen, nothing_known
 from resettle.mapping.columns import literal, quote
-from resettle.mapping.functions import run_tried
+from resettle.mapping.functions import query, run_tried
 from resettle.mapping.sql import Parsed
 
 
@@ -110,14 +110,14 @@ class Feed:
             settled["identical_duplicate"] += repeats
         known = self._known(rows)
         rows = self._date(rows, known)
-        resolver = Resolver(self._resolver.target_keys, self._resolver.ids, _minted(known))
+        resolver = replace(self._resolver, minted=_minted(known))
         return Prepared(shaping.run(self._db, self._shape, rows, resolver), known, read, settled)
 
     def _hash(self, table: pa.Table) -> Hashes:
         columns = ", ".join(quote(name) for name in table.column_names)
         self._db.register("_raw", table)
         try:
-            found = self._db.sql(f"SELECT hash({columns}, {self._seed}) AS h FROM _raw").to_arrow_table()
+            found = query(self._db, f"SELECT hash({columns}, {self._seed}) AS h FROM _raw")
         finally:
             self._db.unregister("_raw")
         hashes: Hashes = found["h"].to_numpy().view(np.int64)
@@ -170,7 +170,7 @@ class Feed:
         if not rows.num_rows:
             return rows, 0
         self._db.register("_u", rows.select(["_unit", "_raw"]))
-        found = self._db.sql("SELECT hash(_unit) AS u, hash(_unit, _raw) AS r FROM _u").to_arrow_table()
+        found = query(self._db, "SELECT hash(_unit) AS u, hash(_unit, _raw) AS r FROM _u")
         self._db.unregister("_u")
         units, records = (found[name].to_numpy().view(np.int64) for name in ("u", "r"))
         again, same = self._units.repeated(units), self._records.repeated(records)
@@ -195,7 +195,7 @@ class Feed:
         if known.units.num_rows:
             at = pc.index_in(rows["_unit"].combine_chunks(), known.units["unit"].combine_chunks())
             self._db.register("_k", known.units)
-            first = self._db.sql("SELECT CAST(first_time AS TIMESTAMPTZ) AS t FROM _k").to_arrow_table()
+            first = query(self._db, "SELECT CAST(first_time AS TIMESTAMPTZ) AS t FROM _k")
             self._db.unregister("_k")
             times = pc.coalesce(first["t"].combine_chunks().take(at), times)
         return rows.append_column("migration_time", times)

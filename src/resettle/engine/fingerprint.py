@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from resettle.batch import ARROW, Column, Kind
 from resettle.mapping.columns import canonical, literal, quote
+from resettle.mapping.functions import query
 
 
 def fingerprint_sql(columns: Sequence[Column]) -> str:
@@ -74,7 +75,7 @@ def fingerprints(connection: duckdb.DuckDBPyConnection, rows: pa.Table, columns:
     """The fingerprint of each fetched row over ``columns`` (in that order)."""
     connection.register("_rows", as_duckdb(rows, columns))
     try:
-        found = connection.sql(f"SELECT {fingerprint_sql(columns)} AS fp FROM _rows").to_arrow_table()
+        found = query(connection, f"SELECT {fingerprint_sql(columns)} AS fp FROM _rows")
     finally:
         connection.unregister("_rows")
     return found["fp"].combine_chunks()

@@ -120,21 +120,21 @@ def referenced(migration: Migration) -> frozenset[str]:
 
 
 def compile_flow(
-    migration: Migration, name: str, connections: Connections, *, lookups: bool = True
-) -> tuple[FlowShape, duckdb.DuckDBPyConnection]:
-    """Compile a flow against both live sides; also gives the DuckDB that its expressions run in."""
+    migration: Migration, name: str, connections: Connections
+) -> tuple[FlowShape, duckdb.DuckDBPyConnection, Lookups]:
+    """Compile a flow against both live sides; also gives the DuckDB and lookups that its expressions use."""
     flow = migration.file.flows[name]
     connection_name, _, dataset = flow.from_.partition(".")
     source = connections.source(connection_name)
     schema = source.schema(dataset)
     database = connect(migration.functions_file)
-    load_lookups(database, migration, connections, name, with_rows=lookups)
+    lookups = Lookups(database, migration, connections)
 
     def target_schema(target: str, target_dataset: str) -> Schema:
         return connections.target(target).schema(target_dataset)
 
     compiler = Compiler(migration, name, database, schema, source_types(source, schema), target_schema)
-    return compiler.compile(), database
+    return compiler.compile(), database, lookups
 
 
 def open_flow(
@@ -147,13 +147,13 @@ def open_flow(
     options: Options,
 ) -> FlowRun:
     """Everything of a flow, compiled and opened. Raises MappingError before anything is read or written."""
-    shape, database = compile_flow(migration, name, connections)
+    shape, database, lookups = compile_flow(migration, name, connections)
     connection_name, _, dataset = migration.file.flows[name].from_.partition(".")
     digest = migration.flow_digest(name)
     feed = Feed(
         shape,
         ledger,
-        Resolver(_target_keys(ledger, foreseen), options.ids),
+        Resolver(_target_keys(ledger, foreseen), options.ids, lookups.load),
         database,
         digest=digest,
         started_at=started_at,
@@ -175,37 +175,33 @@ def source_types(source: Source, schema: Schema) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in schema.names])
 
 
-def load_lookups(
-    database: duckdb.DuckDBPyConnection,
-    migration: Migration,
-    connections: Connections,
-    flow: str,
-    *,
-    with_rows: bool,
-) -> None:
-    """Tables _lookup_<name>(k, v) for the lookups that the flow uses. A key with two values is an error."""
-    used = {
-        form.lookup
-        for output in migration.file.flows[flow].all_outputs.values()
-        if isinstance(output.columns, dict)
-        for form in output.columns.values()
-        if hasattr(form, "lookup")
-    }
-    for name in used:
+class Lookups:
+    """The lookups of one flow: empty tables _lookup_<name>(k, v) at first, filled when a value asks."""
+
+    def __init__(self, database: duckdb.DuckDBPyConnection, migration: Migration, connections: Connections) -> None:
+        self._db, self._migration, self._connections = database, migration, connections
+        self._loaded: set[str] = set()
+        for name in migration.file.lookups:
+            database.execute(f"CREATE TABLE {quote('_lookup_' + name)} (k VARCHAR, v VARCHAR)")
+
+    def load(self, name: str) -> None:
+        """Fill a lookup, once. Raises MappingError if a key has two values."""
+        if name in self._loaded:
+            return
         table = quote(f"_lookup_{name}")
-        database.execute(f"CREATE TABLE {table} (k VARCHAR, v VARCHAR)")
-        for rows in _lookup_rows(migration, connections, name) if with_rows else ():
-            database.register("_l", rows)
-            database.execute(f"INSERT INTO {table} SELECT DISTINCT k, v FROM _l WHERE k IS NOT NULL")
-            database.unregister("_l")
-        database.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT DISTINCT k, v FROM {table}")
-        doubled = database.execute(
+        for rows in _lookup_rows(self._migration, self._connections, name):
+            self._db.register("_l", rows)
+            self._db.execute(f"INSERT INTO {table} SELECT DISTINCT k, v FROM _l WHERE k IS NOT NULL")
+            self._db.unregister("_l")
+        self._db.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT DISTINCT k, v FROM {table}")
+        doubled = self._db.execute(
             f"SELECT count(*) FROM (SELECT k FROM {table} GROUP BY k HAVING count(*) > 1)"
         ).fetchall()[0][0]
         if doubled:
             raise MappingError(
-                migration.place("lookups", name), f"lookup `{name}`: {doubled} keys have several values"
+                self._migration.place("lookups", name), f"lookup `{name}`: {doubled} keys have several values"
             )
+        self._loaded.add(name)
 
 
 def _lookup_rows(migration: Migration, connections: Connections, name: str) -> Iterator[pa.Table]:

@@ -23,7 +23,7 @@ from resettle.engine.flow import Connections, FlowRun, Options, open_flow, refer
 from resettle.engine.uniques import Hashes
 from resettle.errors import PlanError, StalePlanError
 from resettle.ledger.ledger import Ledger
-from resettle.mapping.functions import connect
+from resettle.mapping.functions import connect, query
 from resettle.mapping.load import Migration
 from resettle.middleware.readonly import ReadOnly
 
@@ -46,14 +46,10 @@ class Plan:
     @property
     def writes(self) -> int:
         """Rows that an apply would create or change."""
-        return sum(
-            counter["create"] + counter["update"] for counts in self.counts for counter in counts.rows.values()
-        )
+        return sum(counter["create"] + counter["update"] for counts in self.counts for counter in counts.rows.values())
 
 
-def plan(
-    migration: Migration, connections: Connections, ledger: Ledger, options: Options, now: datetime
-) -> Plan:
+def plan(migration: Migration, connections: Connections, ledger: Ledger, options: Options, now: datetime) -> Plan:
     """Decide everything, write nothing."""
     foreseen = Foreseen(referenced=referenced(migration))
     counted: list[Counts] = []
@@ -81,9 +77,7 @@ def plan_flow(run: FlowRun, ledger: Ledger, foreseen: Foreseen) -> tuple[Counts,
     counts = Counts(run.name, unmapped=run.shape.unmapped, unseen=run.shape.unseen)
     targets = {name: ReadOnly(target) for name, target in run.targets.items()}
     database = connect()
-    decider = Decider(
-        run.shape, targets, database, foreseen, ledger.shapes(run.name), ledger.outputs(run.name)
-    )
+    decider = Decider(run.shape, targets, database, foreseen, ledger.shapes(run.name), ledger.outputs(run.name))
     hashes = [np.empty(0, np.int64)]
     with run.prepared() as batches:
         for prepared in batches:
@@ -104,16 +98,21 @@ def decision_hashes(database: duckdb.DuckDBPyConnection, decision: Decision) -> 
     time, which differ between a plan and its apply, do not make a plan stale.
     """
     actions = pa.concat_tables(
-        [made.rows.select(["_unit", "_n", "_action"]).append_column(
-            "o", pa.repeat(pa.scalar(made.number), made.rows.num_rows)) for made in decision.outputs]
+        [
+            made.rows.select(["_unit", "_n", "_action"]).append_column(
+                "o", pa.repeat(pa.scalar(made.number), made.rows.num_rows)
+            )
+            for made in decision.outputs
+        ]
     )
     database.register("_units", decision.units)
     database.register("_actions", actions)
-    found = database.sql(
+    found = query(
+        database,
         "SELECT hash(u._unit, u._raw, u.status, u.reason, a.actions) AS h FROM _units u LEFT JOIN"
         " (SELECT _unit, string_agg(_action, ',' ORDER BY o, _n) AS actions FROM _actions GROUP BY _unit) a"
-        " ON a._unit = u._unit"
-    ).to_arrow_table()
+        " ON a._unit = u._unit",
+    )
     database.unregister("_units")
     database.unregister("_actions")
     hashes: Hashes = found["h"].to_numpy().view(np.int64)

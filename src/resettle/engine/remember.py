@@ -16,6 +16,7 @@ from resettle.engine.fingerprint import as_duckdb
 from resettle.engine.shape import FlowShape, OutputShape
 from resettle.ledger.ledger import Record
 from resettle.mapping.columns import literal, quote
+from resettle.mapping.functions import query
 
 _CREATED = pa.schema(
     [
@@ -31,7 +32,9 @@ _CREATED = pa.schema(
     ]
 )
 _CHANGED = pa.schema([field for field in _CREATED if field.name not in {"target_key", "reused", "minted"}])
-_UNITS = pa.schema([(n, pa.string()) for n in ("unit", "status", "reason", "detail", "warnings")] + [("raw", pa.int64())])
+_UNITS = pa.schema(
+    [(n, pa.string()) for n in ("unit", "status", "reason", "detail", "warnings")] + [("raw", pa.int64())]
+)
 _IMAGES = pa.schema(
     [
         ("unit", pa.string()),
@@ -118,9 +121,7 @@ def _common(made: Decided, shape: int, raw: pa.Array) -> pa.Table:
     )
 
 
-def _created(
-    connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided, rows: pa.Table
-) -> pa.Table:
+def _created(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided, rows: pa.Table) -> pa.Table:
     """Rows that the ledger did not know: created, or reused as they were."""
     action = made.rows["_action"]
     reused = pc.equal(action, str(Action.REUSE))
@@ -134,22 +135,18 @@ def _minted(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: De
         return pa.nulls(made.rows.num_rows, pa.string())
     connection.register("_m", as_duckdb(made.rows.select(list(output.minted)), output.columns))
     fields = ", ".join(f"{literal(name)}, CAST({quote(name)} AS VARCHAR)" for name in output.minted)
-    found = connection.sql(f"SELECT CAST(json_object({fields}) AS VARCHAR) AS m FROM _m").to_arrow_table()
+    found = query(connection, f"SELECT CAST(json_object({fields}) AS VARCHAR) AS m FROM _m")
     connection.unregister("_m")
     return found["m"].combine_chunks()
 
 
 def _changed(made: Decided, rows: pa.Table) -> pa.Table:
     """Rows that the ledger knows: updated, or unchanged from another record or mapping than before."""
-    known = pc.and_(
-        made.rows["_known"], pc.is_in(made.rows["_action"], pa.array(["update", "unchanged"]))
-    )
+    known = pc.and_(made.rows["_known"], pc.is_in(made.rows["_action"], pa.array(["update", "unchanged"])))
     return rows.filter(known).select(_CHANGED.names).cast(_CHANGED)
 
 
-def _images(
-    connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided, updates: pa.Table
-) -> pa.Table:
+def _images(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided, updates: pa.Table) -> pa.Table:
     """What stood in the columns that an update overwrites, as JSON, for rollback."""
     connection.register("_p", as_duckdb(made.present, output.columns))
     connection.register("_u", updates.select(["_unit", "_n", "_key"]))
@@ -157,10 +154,11 @@ def _images(
         f"{literal(c.name)}, " + (f"hex(p.{quote(c.name)})" if c.kind == "binary" else f"p.{quote(c.name)}")
         for c in output.columns
     )
-    found = connection.sql(
+    found = query(
+        connection,
         f"SELECT u._unit AS unit, u._n AS n, u._key AS target_key, CAST(json_object({fields}) AS VARCHAR) AS image"
-        " FROM _u u JOIN _p p ON p._key = u._key"
-    ).to_arrow_table()
+        " FROM _u u JOIN _p p ON p._key = u._key",
+    )
     connection.unregister("_p")
     connection.unregister("_u")
     found = found.append_column("output", pa.repeat(pa.scalar(made.number, pa.int16()), found.num_rows))
@@ -171,21 +169,27 @@ def _units(decision: Decision, prepared: Prepared) -> pa.Table:
     """Units that are not plainly done, those that have no row, and those that no longer are held."""
     units = decision.units
     with_rows = pa.concat_arrays(
-        [pa.array([], pa.string()), *(chunk for made in decision.outputs for chunk in made.rows["_unit"].chunks)]
+        [
+            pa.array([], pa.string()),
+            *(chunk for made in decision.outputs for chunk in made.rows["_unit"].chunks),
+        ]
     )
     rowless = pc.invert(pc.is_in(units["_unit"], with_rows))
     odd = pc.is_in(units["status"], pa.array([str(Status.HELD), str(Status.SKIPPED), str(Status.FAILED)]))
     known = prepared.known.units
     noted = known.filter(pc.is_valid(known["status"]))["unit"].combine_chunks()
-    wanted = pc.or_(
-        pc.or_(odd, rowless), pc.or_(pc.is_valid(units["warnings"]), pc.is_in(units["_unit"], noted))
-    )
+    wanted = pc.or_(pc.or_(odd, rowless), pc.or_(pc.is_valid(units["warnings"]), pc.is_in(units["_unit"], noted)))
     kept = units.filter(wanted)
     settled = pc.if_else(
-        pc.is_in(kept["status"], pa.array([str(Status.DONE), str(Status.UNCHANGED)])), str(Status.DONE), kept["status"]
+        pc.is_in(kept["status"], pa.array([str(Status.DONE), str(Status.UNCHANGED)])),
+        str(Status.DONE),
+        kept["status"],
     )
     raw = pc.if_else(
-        pc.or_(pc.not_equal(settled, str(Status.DONE)), pc.is_in(kept["_unit"], units.filter(rowless)["_unit"].combine_chunks())),
+        pc.or_(
+            pc.not_equal(settled, str(Status.DONE)),
+            pc.is_in(kept["_unit"], units.filter(rowless)["_unit"].combine_chunks()),
+        ),
         kept["_raw"],
         pa.scalar(None, pa.int64()),
     )

@@ -130,9 +130,7 @@ class Ledger:
         with self._sql.transaction():
             for statement in self._store.TABLES.format(p=self._p, schema=self.schema).split(";\n"):
                 self._sql.execute(statement)
-            self._sql.execute(
-                f"INSERT INTO {self._p}meta VALUES ('version', '{VERSION}') ON CONFLICT (key) DO NOTHING"
-            )
+            self._sql.execute(f"INSERT INTO {self._p}meta VALUES ('version', '{VERSION}') ON CONFLICT (key) DO NOTHING")
             for name, outputs in flows.items():
                 self._number_flow(name, outputs)
         self.exists = True
@@ -145,9 +143,7 @@ class Ledger:
         if found:
             flow, known = int(found[0][0]), json.loads(found[0][1])
             outputs = [*known, *(output for output in outputs if output not in known)]
-            self._sql.execute(
-                f"UPDATE {self._p}flows SET outputs = %s WHERE flow = %s", (json.dumps(outputs), flow)
-            )
+            self._sql.execute(f"UPDATE {self._p}flows SET outputs = %s WHERE flow = %s", (json.dumps(outputs), flow))
         else:
             flow = int(self._sql.execute(f"SELECT coalesce(max(flow), 0) + 1 FROM {self._p}flows")[0][0])
             self._sql.execute(
@@ -185,9 +181,7 @@ class Ledger:
         """Every column set that this flow's fingerprints were made of."""
         if flow not in self._flows:
             return {}
-        rows = self._sql.execute(
-            f"SELECT shape, columns FROM {self._p}shapes WHERE flow = %s", (self._flows[flow],)
-        )
+        rows = self._sql.execute(f"SELECT shape, columns FROM {self._p}shapes WHERE flow = %s", (self._flows[flow],))
         return {int(shape): tuple(json.loads(columns)) for shape, columns in rows}
 
     # -- runs and the lock --------------------------------------------------------------------------
@@ -263,8 +257,7 @@ class Ledger:
                 )
             if fence:
                 self._sql.execute(
-                    f"UPDATE {self._p}locks SET run = NULL WHERE migration = %s AND environment = %s"
-                    " AND fence = %s",
+                    f"UPDATE {self._p}locks SET run = NULL WHERE migration = %s AND environment = %s AND fence = %s",
                     (*self._mine, fence),
                 )
 
@@ -272,14 +265,13 @@ class Ledger:
         """The run's last word: its status and its counts."""
         with self._sql.transaction():
             self._sql.execute(
-                f"UPDATE {self._p}runs SET status = %s, finished_at = {self._store.NOW}, summary = %s"
-                " WHERE run = %s",
+                f"UPDATE {self._p}runs SET status = %s, finished_at = {self._store.NOW}, summary = %s WHERE run = %s",
                 (status, json.dumps(summary), run.number),
             )
 
     def runs(self, limit: int = 50) -> list[dict[str, Any]]:
         """The latest runs, newest first."""
-        names = "run phase status started_at finished_at host pid options summary".split()
+        names = ["run", "phase", "status", "started_at", "finished_at", "host", "pid", "options", "summary"]
         if not self.exists:
             return []
         rows = self._sql.execute(
@@ -423,7 +415,7 @@ class Ledger:
             return []
         where, parameters = self._units_where(status, flow, reason, None)
         tail = f" LIMIT {int(limit)}" if limit else ""
-        names = "unit reason detail warnings first_run last_run attempts note".split()
+        names = ["unit", "reason", "detail", "warnings", "first_run", "last_run", "attempts", "note"]
         rows = self._sql.execute(
             f"SELECT f.name, {', '.join(f'u.{name}' for name in names)} FROM {self._p}units u"
             f" JOIN {self._p}flows f ON f.flow = u.flow WHERE {where} ORDER BY f.flow, u.reason, u.unit{tail}",
@@ -456,9 +448,7 @@ class Ledger:
         )
         return {str(name): {"rows": int(count), "units": int(units)} for name, count, units in rows}
 
-    def settle(
-        self, flow: str | None, reason: str | None, units: Sequence[str], *, waive: str | None
-    ) -> int:
+    def settle(self, flow: str | None, reason: str | None, units: Sequence[str], *, waive: str | None) -> int:
         """Mark held units: to be tried again, or (``waive``: why) out of scope. Gives how many."""
         where, parameters = self._units_where(Status.HELD, flow, reason, units)
         truth = "true" if self._sql.dialect == "postgres" else "1"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Context, Decimal, InvalidOperation
 from functools import lru_cache
 from pathlib import Path
@@ -79,31 +79,75 @@ def connect(functions_file: Path | None = None, *, threads: int = 1) -> duckdb.D
     return connection
 
 
+def query(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object = None) -> pa.Table:
+    """The rows of a SELECT; uuids come as arrow's, booleans plain (DuckDB gives arrow.bool8 beside lossless uuids)."""
+    found = connection.execute(sql, parameters).to_arrow_table()
+    for index, column in enumerate(found.columns):
+        if isinstance(column.type, pa.Bool8Type):
+            plain = pa.chunked_array([chunk.storage for chunk in column.chunks], pa.int8()).cast(pa.bool_())
+            found = found.set_column(index, found.column_names[index], plain)
+    return found
+
+
 def run_tried(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     """Run SQL that says TRY. DuckDB would move what two TRYs have in common out of both, where it can fail."""
     connection.execute("SET disabled_optimizers = 'common_subexpressions'")
     try:
-        return connection.sql(sql).to_arrow_table()
+        return query(connection, sql)
     finally:
         connection.execute("RESET disabled_optimizers")
 
 
 def install(connection: duckdb.DuckDBPyConnection, functions_file: Path | None = None) -> None:
     """Register our functions, then the migration's own."""
-    for name, function, parameters, returns in (
-        ("json_at", json_at, ["VARCHAR", "VARCHAR"], "VARCHAR"),
-        ("json_text", json_text, ["VARCHAR", "VARCHAR"], "VARCHAR"),
-        ("json_kind", json_kind, ["VARCHAR"], "VARCHAR"),
-        ("json_is", json_is, ["VARCHAR"], "BOOLEAN"),
-        ("_canonical_json", canonical_json, ["VARCHAR"], "VARCHAR"),
-        ("_numeric", numeric, ["VARCHAR"], "VARCHAR"),
-    ):
-        connection.create_function(
-            name, function, parameters, returns, type="arrow", null_handling="special"  # type: ignore[arg-type]
-        )
+    text = "VARCHAR"
+    _register(connection, "json_at", json_at, [text, text], text)
+    _register(connection, "json_text", json_text, [text, text], text)
+    _register(connection, "json_kind", json_kind, [text], text)
+    _register(connection, "_canonical_json", canonical_json, [text], text)
+    _register(connection, "_numeric", numeric, [text], text)
     connection.execute(MACROS)
     for name, function in own_functions(functions_file).items():
-        _register(connection, name, function)
+        hints = get_type_hints(function)
+        types = [_sql_type(hints.get(parameter)) for parameter in inspect.signature(function).parameters]
+        returns = _sql_type(hints.get("return"))
+        _register(connection, name, _lifted(function, returns), types, returns)
+
+
+def _register(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    function: Callable[..., pa.Array],
+    types: Sequence[str],
+    returns: str,
+) -> None:
+    """A function over Arrow columns.
+
+    DuckDB 1.5 gives text that such a function returns without keeping its memory alive: behind coalesce() or
+    CASE it turns to garbage. So text is copied at once, by `|| ''`, inside a macro of the function's name.
+    """
+    arrow = f"_arrow_{name}"
+    connection.create_function(
+        arrow,
+        function,
+        list(types),
+        returns,
+        type="arrow",
+        null_handling="special",  # type: ignore[arg-type]
+    )
+    names = [f"p{index}" for index in range(len(types))]
+    copied = " || ''" if returns == "VARCHAR" else ""
+    connection.execute(f"CREATE MACRO {name}({', '.join(names)}) AS {arrow}({', '.join(names)}){copied}")
+
+
+def _lifted(function: Callable[..., Any], returns: str) -> Callable[..., pa.Array]:
+    """A row function as one over columns (DuckDB's own row functions are 75 times slower)."""
+
+    def lifted(*columns: pa.ChunkedArray) -> pa.Array:
+        rows = zip(*(column.to_pylist() for column in columns), strict=True)
+        return pa.array([function(*row) for row in rows], _ARROW_TYPES[returns])
+
+    return lifted
 
 
 def _texts(column: pa.ChunkedArray) -> list[str | None]:
@@ -125,12 +169,6 @@ def json_text(documents: pa.ChunkedArray, paths: pa.ChunkedArray) -> pa.Array:
 def json_kind(documents: pa.ChunkedArray) -> pa.Array:
     """object, array, string, number, boolean or null; `text` for what is no JSON."""
     return pa.array([_kind(document) for document in _texts(documents)], pa.string())
-
-
-def json_is(documents: pa.ChunkedArray) -> pa.Array:
-    """Whether a text is a JSON document; null for null."""
-    kinds = (_kind(document) for document in _texts(documents))
-    return pa.array([None if kind is None else kind != "text" for kind in kinds], pa.bool_())
 
 
 def canonical_json(documents: pa.ChunkedArray) -> pa.Array:
@@ -239,16 +277,21 @@ def _module(path: Path) -> ModuleType:
     return module
 
 
-_SQL_TYPES = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN", bytes: "BLOB", Decimal: "VARCHAR"}
-
-
-def _register(connection: duckdb.DuckDBPyConnection, name: str, function: Callable[..., Any]) -> None:
-    """One row function; parameters and result may be null and are typed by the annotations (default text)."""
-    hints = get_type_hints(function)
-    types = [_sql_type(hints.get(parameter)) for parameter in inspect.signature(function).parameters]
-    connection.create_function(
-        name, function, types, _sql_type(hints.get("return")), null_handling="special"  # type: ignore[arg-type]
-    )
+_ARROW_TYPES = {
+    "VARCHAR": pa.string(),
+    "BIGINT": pa.int64(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "BLOB": pa.binary(),
+}
+_SQL_TYPES = {
+    str: "VARCHAR",
+    int: "BIGINT",
+    float: "DOUBLE",
+    bool: "BOOLEAN",
+    bytes: "BLOB",
+    Decimal: "VARCHAR",
+}
 
 
 def _sql_type(hint: Any) -> str:

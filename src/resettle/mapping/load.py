@@ -86,9 +86,7 @@ class Migration:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def load(
-    folder: str | Path, environment: str | None = None, variables: Mapping[str, str] | None = None
-) -> Migration:
+def load(folder: str | Path, environment: str | None = None, variables: Mapping[str, str] | None = None) -> Migration:
     """Read ``folder``/migration.yaml (or that file) for one environment.
 
     Variables come from, first wins: ``variables`` (the command line), the environment section, `vars:`,
@@ -257,7 +255,7 @@ def _place(path: Path, tree: Any, at: Sequence[str | int]) -> Place:
 
 
 def suggest(name: str, among: Iterable[str]) -> str | None:
-    """"did you mean" for a name, or what there is."""
+    """ "did you mean" for a name, or what there is."""
     names = sorted(set(among))
     if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
         return f"did you mean `{close[0]}`?"

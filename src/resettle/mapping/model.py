@@ -27,6 +27,7 @@ class Lookup(Part):
 
     lookup: str
     on: Expression
+    else_: Expression | None = Field(None, alias="else", description="The value where ``on`` is null.")
 
 
 class Ref(Part):
@@ -141,7 +142,8 @@ class Probe(Part):
     role: str
     claims: dict[str, Any] = Field(default_factory=dict)
     sql: str
-    expect: str | int | float | bool | Literal["denied"] | None
+    expect: str | int | float | bool | None = Field(None, description="The first value, or `denied`.")
+    same_as: str | None = Field(None, description="SQL as the connection's own user whose answer is expected.")
 
 
 class Verify(Part):

@@ -24,8 +24,24 @@ EXACT = {
     "json_extract_path_text": "json_text",
 }
 UNREPEATABLE = frozenset(
-    "now current_timestamp current_date current_time today get_current_timestamp random uuid gen_random_uuid "
-    "uuidv4 uuidv7 nextval currval transaction_timestamp localtimestamp setseed".split()
+    [
+        "now",
+        "current_timestamp",
+        "current_date",
+        "current_time",
+        "today",
+        "get_current_timestamp",
+        "random",
+        "uuid",
+        "gen_random_uuid",
+        "uuidv4",
+        "uuidv7",
+        "nextval",
+        "currval",
+        "transaction_timestamp",
+        "localtimestamp",
+        "setseed",
+    ]
 )
 
 

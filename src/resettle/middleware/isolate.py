@@ -35,4 +35,3 @@ def isolate(batch: B, commit: Callable[[B, pa.Table | None], D]) -> list[D]:
     middle = len(batch) // 2
     first, second = batch.part(0, middle), batch.part(middle, len(batch))
     return [*isolate(first, commit), *isolate(second, commit)]  # type: ignore[type-var]
-

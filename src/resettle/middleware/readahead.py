@@ -48,7 +48,7 @@ class Ahead(Generic[T]):
                 if self._stopped.is_set():
                     return
             self._queue.put(_END)
-        except BaseException as error:  # noqa: BLE001 - handed over, raised where the items are used
+        except BaseException as error:
             self._queue.put(_Raised(error))
 
     def __iter__(self) -> Iterator[T]:

@@ -39,8 +39,7 @@ class LocalDynamoDB:
             TableName=table,
             BillingMode="PAY_PER_REQUEST",
             KeySchema=[
-                {"AttributeName": name, "KeyType": kind}
-                for name, kind in zip(key, ("HASH", "RANGE"), strict=False)
+                {"AttributeName": name, "KeyType": kind} for name, kind in zip(key, ("HASH", "RANGE"), strict=False)
             ],
             AttributeDefinitions=[{"AttributeName": name, "AttributeType": tags[name]} for name in key],
         )

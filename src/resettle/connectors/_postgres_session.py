@@ -1,0 +1,175 @@
+"""The connections of one Postgres: found again after a loss, each transaction with the settings it needs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import psycopg
+from psycopg import pq
+
+from resettle.calls import Caller, Translate
+from resettle.connectors._postgres_catalogue import Connection
+from resettle.errors import RejectedError, TransientError
+
+T = TypeVar("T")
+
+# Set in every transaction, because a pooler may give the next one another session. A slow COPY is no reason
+# for the server to give up; a lock held for a minute is one for us.
+_SETTINGS = (
+    "set local timezone = 'UTC'; set local datestyle = 'ISO, YMD'; set local intervalstyle = 'iso_8601'; "
+    "set local extra_float_digits = 1; set local bytea_output = 'hex'; set local statement_timeout = 0; "
+    "set local idle_in_transaction_session_timeout = 0; set local lock_timeout = '60s'"
+)
+
+
+class Sessions:
+    """Transactions on as many connections as are in use at once; idle ones are used again.
+
+    A transaction belongs to the thread that entered it. Begin, and work that only reads, are retried by the
+    caller; a statement inside a transaction never is, because the transaction is lost with it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Connection],
+        call: Caller,
+        translate: Translate,
+        *,
+        begin: str = "",
+        readonly: bool = False,
+    ) -> None:
+        """``begin`` is SQL that every transaction which may write starts with; ``readonly``: none may."""
+        self.name, self._readonly = name, readonly
+        self._connect, self._call, self._translate, self._extra = connect, call, translate, begin
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
+        self._mine = threading.local()
+
+    @property
+    def held(self) -> Connection | None:
+        """The connection of this thread's open transaction."""
+        held: Connection | None = getattr(self._mine, "connection", None)
+        return held
+
+    @contextmanager
+    def transaction(self, *, readonly: bool) -> Iterator[None]:
+        if self.held is not None:
+            raise RuntimeError(f"{self.name}: a transaction is already open")
+        with self.begun(readonly=readonly) as connection:
+            self._mine.connection = connection
+            try:
+                yield
+            finally:
+                self._mine.connection = None
+
+    def run(self, work: Callable[[Connection], T], *, readonly: bool) -> T:
+        """In this thread's open transaction, or in one of its own, retried as a whole if it only reads."""
+        held = self.held
+        if held is not None:
+            with self.translating():
+                return work(held)
+        if not readonly:
+            with self.begun(readonly=False) as connection, self.translating():
+                return work(connection)
+        return self.alone(work)
+
+    def alone(self, work: Callable[[Connection], T], *, keep: bool = True) -> T:
+        """In a read-only transaction of its own, retried as a whole, even where this thread has one open."""
+
+        def attempt() -> T:
+            begun = self._begin(readonly=True)
+            with self._ending(begun, keep=keep) as connection, self.translating():
+                return work(connection)
+
+        return self._call(attempt)
+
+    @contextmanager
+    def begun(self, *, readonly: bool) -> Iterator[Connection]:
+        """A connection of one's own in a transaction, committed at the end, rolled back on any exception."""
+        with self._ending(self._call(self._begin, readonly=readonly)) as connection:
+            yield connection
+
+    @contextmanager
+    def translating(self) -> Iterator[None]:
+        """Every psycopg error as one of ours, under the connection's name."""
+        try:
+            yield
+        except RejectedError as error:
+            if error.connection:
+                raise
+            raise RejectedError(error.reason, error.detail, connection=self.name) from None
+        except psycopg.Error as error:
+            # Not "from error": its text, which a traceback would show, holds values.
+            raise self._translate(error) or error from None
+
+    def close(self) -> None:
+        with self._lock:
+            connections, self._all, self._idle = self._all, set(), []
+        for connection in connections:
+            connection.close()
+
+    @contextmanager
+    def _ending(self, connection: Connection, *, keep: bool = True) -> Iterator[Connection]:
+        try:
+            yield connection
+            with self.translating():
+                ended = connection.execute("commit" if keep else "rollback").statusmessage
+            if keep and ended != "COMMIT":
+                # What the server answers to a COMMIT after an error that was passed over.
+                raise TransientError("the transaction was rolled back", connection=self.name)
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        self._give_back(connection)
+
+    def _begin(self, *, readonly: bool) -> Connection:
+        readonly = readonly or self._readonly
+        statement = f"begin read only; {_SETTINGS}" if readonly else f"begin; {_SETTINGS}{self._extra}"
+        while (connection := self._take_idle()) is not None:
+            try:
+                connection.execute(statement.encode())
+            except psycopg.Error:
+                self._discard(connection)  # lost while it was idle: try the next, or a new one
+            else:
+                return connection
+        with self.translating():
+            connection = self._connect()
+            with self._lock:
+                self._all.add(connection)
+            try:
+                connection.execute(statement.encode())
+            except BaseException:
+                self._discard(connection)
+                raise
+        return connection
+
+    def _take_idle(self) -> Connection | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _give_back(self, connection: Connection) -> None:
+        with self._lock:
+            if connection in self._all:
+                self._idle.append(connection)
+
+    def _discard(self, connection: Connection) -> None:
+        with self._lock:
+            self._all.discard(connection)
+        connection.close()
+
+    def _roll_back(self, connection: Connection) -> None:
+        status = pq.TransactionStatus
+        try:
+            if connection.info.transaction_status in {status.INTRANS, status.INERROR}:
+                connection.execute("rollback")
+        except psycopg.Error:
+            pass
+        if connection.info.transaction_status == status.IDLE:
+            self._give_back(connection)
+        else:
+            self._discard(connection)
