@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pytest
 
 from resettle.batch import ARROW, TROUBLE, Column, ForeignKey, Kind, Schema
 from resettle.connector import Source, Target
@@ -213,10 +212,10 @@ def sqlite_orphan(place: Place, target: Target) -> None:
 
 
 def files_source(place: Place, rows: Sequence[Row]) -> Source:
-    files = pytest.importorskip("resettle.connectors.files")
+    from resettle.connectors.files import Files, FilesSettings
+
     (place.folder / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source: Source = files.Files("files", files.FilesSettings(path=str(place.folder)))
-    return source
+    return Files("files", FilesSettings(path=place.folder))
 
 
 # -- dynamodb --------------------------------------------------------------------------------------
@@ -235,7 +234,8 @@ def _item(row: Row) -> dict[str, Any]:
 
 
 def export_source(place: Place, rows: Sequence[Row]) -> Source:
-    dynamodb = pytest.importorskip("resettle.connectors.dynamodb")
+    from resettle.connectors.dynamodb import DynamoDB, DynamoDBSettings
+
     folder = place.folder / "AWSDynamoDB" / "01700000000000-abcd"
     (folder / "data").mkdir(parents=True)
     listing = []
@@ -261,23 +261,23 @@ def export_source(place: Place, rows: Sequence[Row]) -> Source:
             (folder / name).write_text(json.dumps(summary))
         body = (folder / name).read_bytes()
         (folder / name).with_suffix(".md5").write_text(base64.b64encode(hashlib.md5(body).digest()).decode())
-    source: Source = dynamodb.DynamoDB("dynamodb", dynamodb.DynamoDBSettings(export=str(place.folder)))
-    return source
+    return DynamoDB("dynamodb", DynamoDBSettings(export=str(place.folder)))
 
 
 def dynamodb_source(place: Place, rows: Sequence[Row]) -> Source:
-    dynamodb = pytest.importorskip("resettle.connectors.dynamodb")
-    moto = pytest.importorskip("moto")
-    boto3 = pytest.importorskip("boto3")
-    mock = moto.mock_aws()
+    import boto3
+    from moto import mock_aws
+
+    from resettle.connectors.dynamodb import DynamoDB, DynamoDBSettings
+
+    mock = mock_aws()
     mock.start()
     given = {"region_name": "us-east-1", "aws_access_key_id": "test", "aws_secret_access_key": "test"}
     client = boto3.client("dynamodb", **given)
     client.create_table(TableName="people", **KEYS)
     for row in rows:
         client.put_item(TableName="people", Item=_item(row))
-    settings = dynamodb.DynamoDBSettings(region="us-east-1")
-    source: Source = dynamodb.DynamoDB("dynamodb", settings, client=client)
+    source = DynamoDB("dynamodb", DynamoDBSettings(region="us-east-1"), client=client)
     return _Closing(source, mock.stop)
 
 
@@ -306,34 +306,36 @@ CREATE TABLE "{WEIRD.replace('"', '""')}" (id text PRIMARY KEY, "{WEIRD_COLUMN.r
 """
 
 
-def _postgres(place: Place, script: str) -> Any:
-    postgres = pytest.importorskip("resettle.connectors.postgres")
-    psycopg = pytest.importorskip("psycopg")
+def _postgres(place: Place, script: str) -> tuple[Target, str]:
+    import psycopg
+
+    from resettle.connectors.postgres import Postgres, PostgresSettings
+
     url = place.new_database()
     with psycopg.connect(url) as connection:
         connection.execute(script)
-    return postgres.Postgres("postgres", postgres.PostgresSettings(url=url)), url
+    return Postgres("postgres", PostgresSettings.model_validate({"url": url})), url
 
 
 def postgres_source(place: Place, rows: Sequence[Row]) -> Source:
-    source, url = _postgres(place, "CREATE TABLE people (id text PRIMARY KEY, name text, age int)")
-    psycopg = pytest.importorskip("psycopg")
+    source, url = _postgres(place, "CREATE TABLE people (id text PRIMARY KEY, name text, age bigint)")
+    import psycopg
+
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         statement = "INSERT INTO people (id, name, age) VALUES (%(id)s, %(name)s, %(age)s)"
         cursor.executemany(statement, list(rows))
-    found: Source = source
-    return found
+    return source
 
 
 def postgres_target(place: Place) -> Target:
     target, url = _postgres(place, POSTGRES_TABLES)
     (place.folder / "url").write_text(url)
-    found: Target = target
-    return found
+    return target
 
 
 def postgres_orphan(place: Place, target: Target) -> None:
-    psycopg = pytest.importorskip("psycopg")
+    import psycopg
+
     with psycopg.connect((place.folder / "url").read_text()) as connection:
         connection.execute("ALTER TABLE pets DROP CONSTRAINT pets_owner_fkey")
         connection.execute("INSERT INTO pets (id, owner) VALUES ('lost', %s)", [NOBODY])

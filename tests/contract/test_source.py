@@ -88,9 +88,8 @@ def test_an_empty_string_is_not_null(make_source: MakeSource) -> None:
     assert [row["name"] for row in records(make_source(rows), "people")] == ["", None]
 
 
-def test_whole_numbers_keep_every_digit(make_source: MakeSource, source_case: SourceCase) -> None:
-    large = 2_000_000_003 if source_case.name == "postgres" else 2**63 - 1  # its age is an int
-    rows: list[Row] = [{"id": str(number), "name": "n", "age": large - number} for number in range(3)]
+def test_whole_numbers_keep_every_digit(make_source: MakeSource) -> None:
+    rows: list[Row] = [{"id": str(number), "name": "n", "age": 2**63 - 1 - number} for number in range(3)]
     assert records(make_source(rows), "people") == expected(rows)
 
 

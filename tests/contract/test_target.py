@@ -213,6 +213,7 @@ def test_create_by_a_key_without_a_unique_index_never_makes_a_second_row(target:
         ("people", {"id": someone(9), "age": 1}, "null", "name"),
         ("people", {"id": someone(9), "name": "x", "email": "carl@example.org"}, "unique", "email"),
         ("pets", {"id": "rex", "owner": NOBODY}, "foreign_key", "owner"),
+        ("pets", {"id": "rex", "owner": None, "mother": "no such cat"}, "foreign_key", "mother"),
     ],
 )
 def test_a_refusal_has_a_reason_and_no_values(target: Target, dataset: str, row: Row, reason: str, named: str) -> None:
@@ -371,6 +372,13 @@ def test_what_refusals_left_over_can_be_written(target: Target) -> None:
     assert [row["id"] for row in present(target, "pets", [], "a", "b", "c")] == ["a", "b"]
 
 
+def test_a_unit_that_points_at_a_later_one_is_not_refused(target: Target) -> None:
+    pets = [{"id": "kitten", "mother": "cat"}, {"id": "cat"}, {"id": "stray", "mother": "no such cat"}]
+    rows = arrow(target.schema("pets"), pets)
+    found = target.refusals([("pets", rows, ["id"], Action.CREATE)], [pa.array(["u1", "u2", "u3"])])
+    assert found is None or found["unit"].to_pylist() == ["u3"]
+
+
 def test_refusals_of_good_units_are_none(target: Target) -> None:
     rows = arrow(target.schema("people"), [ANNA, BERT])
     found = target.refusals([("people", rows, ["id"], Action.CREATE)], [pa.array(["a", "b"])])
@@ -424,6 +432,13 @@ def test_ask_answers_and_never_writes(target: Target) -> None:
     assert present(target, "people", NAMES, ANNA["id"]) == [whole(ANNA)]
     assert target.empty("pets")
     create(target, "people", BERT)
+
+
+def test_ask_never_writes_inside_a_transaction_either(target: Target) -> None:
+    create(target, "people", ANNA)
+    with pytest.raises(ResettleError), target.transaction():
+        target.ask("update people set age = 1")
+    assert present(target, "people", NAMES, ANNA["id"]) == [whole(ANNA)]
 
 
 def test_ask_inside_a_transaction_sees_its_writes(target: Target) -> None:

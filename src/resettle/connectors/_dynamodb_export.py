@@ -189,7 +189,7 @@ class Exports:
         files: Sequence[File] = partition.detail["files"]
         arrays = (array for file in files for array in self._records(file))
         for table in batches(arrays, rows):
-            yield Batch(partition.dataset, table, typed.decode)
+            yield Batch(partition.dataset, table, typed.decode_sound)
 
     def close(self) -> None:
         self._store.close()

@@ -7,6 +7,7 @@ bare record that begins with an attribute named `Item` reads as an export's: wra
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 import threading
@@ -63,26 +64,30 @@ def encode(item: Mapping[str, Mapping[str, Any]]) -> str:
     return orjson.dumps({"Item": item}, default=_base64, option=orjson.OPT_SORT_KEYS).decode()
 
 
-def decode(table: pa.Table, names: Sequence[str]) -> pa.Table:
+def decode(table: pa.Table, names: Sequence[str], *, sound: bool = False) -> pa.Table:
     """The attributes ``names`` of the records in `_record` as text columns, null where absent or NULL.
 
     S, N and B are the text as written, BOOL is true or false; maps, lists and sets are JSON text without type
     tags, every digit kept, sets sorted (they have no order of their own). `_trouble` is added if some record
-    or attribute is not DynamoDB JSON; its readable attributes are given all the same.
+    or attribute is not DynamoDB JSON; its readable attributes are given all the same. ``sound`` records were
+    written by the service or by `encode`: wrapped, and their strings and numbers quoted.
     """
     records, trouble = table[RECORD].combine_chunks().cast(pa.string()), dict[int, str]()
-    if not pc.all(pc.fill_null(pc.starts_with(records, WRAPPED), False)).as_py():
+    if not sound and not pc.all(pc.fill_null(pc.starts_with(records, WRAPPED), False)).as_py():
         records = _sift(records, trouble)
     try:
         decoded = _scalars(records, names)
     except duckdb.InvalidInputException:  # one malformed record refuses the whole batch
         records = _sift(records, trouble)
         decoded = _scalars(records, names)
-    columns = _complete(records, decoded, names, trouble)
+    columns = _complete(records, decoded, names, trouble, sound=sound)
     if trouble:
         columns.append(pa.array([trouble.get(row) for row in range(len(records))], pa.string()))
     titles = [*names, TROUBLE] if trouble else list(names)
     return pa.table(columns, names=titles) if titles else table.select([])
+
+
+decode_sound = functools.partial(decode, sound=True)
 
 
 def _sift(records: pa.Array, trouble: dict[int, str]) -> pa.Array:
@@ -93,22 +98,27 @@ def _sift(records: pa.Array, trouble: dict[int, str]) -> pa.Array:
 
 
 def _scalars(records: pa.Array, names: Sequence[str]) -> pa.Table:
-    """For the nth name `n`, its scalar as text, and `oddn`, whether it is there but is no scalar."""
+    """For the nth name `tn`, its scalar as text, and `odd`, whether some attribute is there but is no scalar."""
     if not names:
         return pa.table({})
-    shape = json.dumps({"Item": dict.fromkeys(names, _SCALARS)}).replace("'", "''")
-    # By position: DuckDB compares the names of a struct without case, DynamoDB's attributes have case.
-    values = (f"struct_extract_at(item, {position}) as v{position}" for position in range(1, len(names) + 1))
     texts = (f"coalesce(v{n}.S, v{n}.N, v{n}.BOOL) as t{n}" for n in range(1, len(names) + 1))
-    odd = (
-        f'v{n} is not null and coalesce(v{n}.S, v{n}.N, v{n}.BOOL, v{n}."NULL") is null as odd{n}'
-        for n in range(1, len(names) + 1)
+    odd = " or ".join(_odd(n) for n in range(1, len(names) + 1))
+    return _query(records, f"select {', '.join(texts)}, {odd} as odd from {_values(names)}")
+
+
+def _values(names: Sequence[str]) -> str:
+    """A relation of each attribute's possible scalars. By position: DuckDB compares a struct's names without
+    case, and DynamoDB's attributes have case."""
+    shape = json.dumps({"Item": dict.fromkeys(names, _SCALARS)}).replace("'", "''")
+    values = (f"struct_extract_at(item, {position}) as v{position}" for position in range(1, len(names) + 1))
+    return (
+        f"(select {', '.join(values)} from ("
+        f"select struct_extract_at(json_transform(_record, '{shape}'), 1) as item from records))"
     )
-    return _query(
-        records,
-        f"select {', '.join([*texts, *odd])} from (select {', '.join(values)} from ("
-        f"select struct_extract_at(json_transform(_record, '{shape}'), 1) as item from records))",
-    )
+
+
+def _odd(n: int) -> str:
+    return f'(v{n} is not null and coalesce(v{n}.S, v{n}.N, v{n}.BOOL, v{n}."NULL") is null)'
 
 
 def _query(records: pa.Array, sql: str) -> pa.Table:
@@ -120,19 +130,33 @@ def _query(records: pa.Array, sql: str) -> pa.Table:
         connection.unregister("records")
 
 
-def _complete(records: pa.Array, decoded: pa.Table, names: Sequence[str], trouble: dict[int, str]) -> list[pa.Array]:
+def _complete(
+    records: pa.Array, decoded: pa.Table, names: Sequence[str], trouble: dict[int, str], *, sound: bool
+) -> list[pa.Array]:
     """The columns, with what DuckDB could not give exactly taken from the records themselves."""
-    doubtful = pc.fill_null(pc.match_substring_regex(records, _UNQUOTED), False)
     columns = [decoded[f"t{position}"].combine_chunks() for position in range(1, len(names) + 1)]
-    masks = {}
-    for position in range(len(names)):
-        mask = pc.or_(doubtful, pc.fill_null(decoded[f"odd{position + 1}"].combine_chunks(), False))
-        if pc.any(mask).as_py():
-            masks[position] = mask
+    masks = _masks(records, decoded, names, sound=sound) if names else {}
     texts = _strictly(records, {names[position]: mask for position, mask in masks.items()}, trouble)
     for position, mask in masks.items():
         columns[position] = pc.replace_with_mask(columns[position], mask, texts[names[position]])
     return columns
+
+
+def _masks(records: pa.Array, decoded: pa.Table, names: Sequence[str], *, sound: bool) -> dict[int, pa.Array]:
+    """For each attribute (by position) the rows in which only the strict path gives it exactly."""
+    nowhere = pa.scalar(False)
+    doubtful = nowhere if sound else pc.fill_null(pc.match_substring_regex(records, _UNQUOTED), False)
+    odd = pa.table({})
+    if pc.any(decoded["odd"]).as_py():
+        flags = (f"{_odd(n)} as odd{n}" for n in range(1, len(names) + 1))
+        odd = _query(records, f"select {', '.join(flags)} from {_values(names)}")
+    masks = {}
+    for position in range(len(names)):
+        mask = pc.fill_null(odd[f"odd{position + 1}"].combine_chunks(), False) if odd.num_columns else nowhere
+        mask = pc.or_(doubtful, mask)
+        if isinstance(mask, pa.Array) and pc.any(mask).as_py():
+            masks[position] = mask
+    return masks
 
 
 def _strictly(records: pa.Array, masks: Mapping[str, pa.Array], trouble: dict[int, str]) -> dict[str, pa.Array]:

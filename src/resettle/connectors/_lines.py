@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +31,8 @@ except ImportError:
 
 BLOCK = 4 << 20
 """Bytes read at a time, decompressed; larger blocks were no faster and took more memory."""
+
+_LINE_FEED = ord("\n")
 
 FETCH_AGAIN = "fetch the file again from where it was made, or make it anew"
 
@@ -70,17 +74,19 @@ def check(path: Path, connection: str, *, lines: bool) -> None:
 
 
 def lines(path: Path, connection: str) -> Iterator[pa.Array]:
-    """Every line that is not blank, as text, a block at a time.
+    """Every line that is not blank, as text with its line feed, a block at a time.
 
     Raises CorruptError where the file breaks off within its last record, or is not UTF-8.
     """
     before, rest = 0, b""
     with reading(path, connection) as stream:
         while block := stream.read(BLOCK):
-            found = (rest + block).split(b"\n")
-            rest = found.pop()
-            yield _text(found, path, connection, before)
-            before += len(found)
+            whole = rest + block
+            ends = np.flatnonzero(np.frombuffer(whole, np.uint8) == _LINE_FEED)
+            if len(ends):
+                yield _text(whole, ends, path, connection, before)
+            rest = whole[int(ends[-1]) + 1 :] if len(ends) else whole
+            before += len(ends)
         if rest.strip():
             yield _last(rest, path, connection, before)
 
@@ -100,17 +106,22 @@ def batches(arrays: Iterable[pa.Array], rows: int) -> Iterator[pa.Table]:
         yield pa.table({RECORD: pa.chunked_array(held, pa.string())})
 
 
-def _text(found: list[bytes], path: Path, connection: str, before: int) -> pa.Array:
+def _text(block: bytes, ends: npt.NDArray[np.int64], path: Path, connection: str, before: int) -> pa.Array:
+    """The lines of a block that end at ``ends``: an Arrow array over the block's own bytes, no line copied."""
+    offsets = np.zeros(len(ends) + 1, np.int32)
+    offsets[1:] = ends + 1
+    texts = pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(block))
     try:
-        texts = pa.array(found, pa.string())
+        texts.validate(full=True)
     except pa.ArrowInvalid:
-        number = before + 1 + next(n for n, line in enumerate(found) if not _is_utf8(line))
+        starts = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        number = before + 1 + next(n for n, (start, end) in enumerate(starts) if not _is_utf8(block[start:end]))
         # Without a cause: Arrow's message holds the line.
         raise CorruptError(
             f"{path.name} line {number}: not UTF-8", connection=connection, hint="convert the file to UTF-8"
         ) from None
     # A look at lengths is cheap; only a file that may hold blank lines pays for more.
-    if len(found) and pc.less(pc.min(pc.binary_length(texts)), 2).as_py():
+    if pc.less(pc.min(pc.binary_length(texts)), 3).as_py():
         texts = texts.filter(pc.not_equal(pc.utf8_trim_whitespace(texts), ""))
     return texts
 
@@ -123,7 +134,8 @@ def _last(line: bytes, path: Path, connection: str, before: int) -> pa.Array:
         said = f"{path.name} line {before + 1}: the file ends in the middle of a record"
         # Without a cause: orjson's error carries the line.
         raise CorruptError(said, connection=connection, hint=FETCH_AGAIN) from None
-    return _text([line], path, connection, before)
+    whole = line + b"\n"
+    return _text(whole, np.array([len(whole) - 1]), path, connection, before)
 
 
 def _is_utf8(line: bytes) -> bool:

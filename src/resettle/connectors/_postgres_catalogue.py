@@ -147,7 +147,6 @@ where c.relkind in ('r', 'v', 'm', 'p', 'f') and not c.relispartition and n.nspn
     and has_any_column_privilege(c.oid, 'select')
 """
 
-# A temporary table is not a dataset, but stage() may have named one like a table of ours.
 _RELATION = """
 select c.oid, n.nspname, c.relname, c.relkind::text, row_security_active(c.oid),
     has_table_privilege(c.oid, 'select'), has_table_privilege(c.oid, 'insert'),

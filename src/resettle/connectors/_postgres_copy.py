@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import select
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -244,7 +244,7 @@ class Taken:
 
 def copy_out(
     connection: Connection, query: sql.Composable, columns: Sequence[Taken], rows: int | None = None
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """The answer of ``query``, whose columns are `Taken.expression`s, in tables of at most ``rows``."""
     statement = sql.SQL("copy ({}) to stdout (format csv)").format(query)
     with connection.cursor().copy(statement):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -15,8 +15,6 @@ from resettle.connectors._postgres_copy import Taken, copy_out, keys_as_rows, ta
 from resettle.connectors._postgres_write import equal
 from resettle.errors import ConfigError
 
-_SMALL = 256
-"""Pages (8 kB) below which a table is read in one part."""
 _SAMPLE = 32
 """Pages looked at for each cut between two parts."""
 
@@ -33,12 +31,12 @@ def empty(connection: Connection, relation: Relation) -> bool:
 
 def cuts(connection: Connection, relation: Relation, parts: int) -> list[str]:
     """Values of the first key column that cut a table into about equal parts, by a sample of its pages."""
-    if not relation.is_table or not relation.schema.key:
+    if not relation.is_table or not relation.schema.key or parts < 2:
         return []
     name = sql.Literal(relation.name.as_string(connection))
     found = connection.execute(sql.SQL(_PAGES).format(name, name)).fetchone()
     pages = int(found[0]) if found else 0
-    if pages < _SMALL:
+    if not pages:
         return []
     values = connection.execute(
         sql.SQL(_CUTS).format(
@@ -64,7 +62,9 @@ where cut is not null order by cut
 """
 
 
-def read(connection: Connection, relation: Relation, between: Mapping[str, Any], rows: int) -> Iterator[pa.Table]:
+def read(
+    connection: Connection, relation: Relation, between: Mapping[str, Any], rows: int
+) -> Generator[pa.Table, None, None]:
     """All columns of the rows whose key is from `low` to below `high`; a uuid as text."""
     columns = [_taken(field, text=field.base == "uuid") for field in relation.fields.values()]
     query = sql.SQL("select {} from {} t where {}").format(
@@ -76,6 +76,7 @@ def read(connection: Connection, relation: Relation, between: Mapping[str, Any],
 def fetch(connection: Connection, relation: Relation, keys: pa.Table, columns: Sequence[str], lock: bool) -> pa.Table:
     """The key and other columns of the rows with these keys."""
     names = dict.fromkeys([*keys.column_names, *columns])
+    keys = keys.group_by(keys.column_names).aggregate([])  # a key that is asked for twice is there once
     taken = [_taken(relation.field(name)) for name in names]
     query = sql.SQL("select {} from {} t join {} on {}{}").format(
         _expressions(taken),
@@ -103,6 +104,7 @@ def count_orphans(connection: Connection, relation: Relation, target: Relation, 
 
 
 def ask(connection: Connection, text: str, role: str | None, claims: str | None) -> list[tuple[Any, ...]]:
+    connection.execute("set transaction read only")
     if claims is not None:
         connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
     if role is not None:
@@ -119,10 +121,10 @@ _INTEGERS = {Kind.INT16, Kind.INT32, Kind.INT64}
 _BYTES = {Kind.UUID, Kind.BINARY}
 
 
-def query(connection: Connection, text: str, parameters: Sequence[Any]) -> pa.Table:
+def query(connection: Connection, statement: bytes, parameters: Sequence[Any]) -> pa.Table:
     """COPY takes no parameters, so that psycopg puts them into the text as literals."""
     cursor = psycopg.ClientCursor(connection)
-    text = cursor.mogrify(text.encode(), parameters or None).rstrip().rstrip(";")
+    text = cursor.mogrify(statement, parameters or None).rstrip().rstrip(";")
     shape = cursor.execute(f"select * from ({text}) q limit 0".encode()).description or []
     columns = []
     for place, column in enumerate(shape):

@@ -15,6 +15,7 @@ from resettle.connectors._postgres_catalogue import Connection
 from resettle.errors import RejectedError, TransientError
 
 T = TypeVar("T")
+_STATUS = pq.TransactionStatus
 
 # Set in every transaction, because a pooler may give the next one another session. A slow COPY is no reason
 # for the server to give up; a lock held for a minute is one for us.
@@ -23,6 +24,21 @@ _SETTINGS = (
     "set local extra_float_digits = 1; set local bytea_output = 'hex'; set local statement_timeout = 0; "
     "set local idle_in_transaction_session_timeout = 0; set local lock_timeout = '60s'"
 )
+
+# A read-only transaction of Postgres makes no temporary tables either, but what is read-only from a savepoint
+# on may be released, staged into, and set up again.
+_FROM_HERE_READ_ONLY = "; savepoint resettle_readonly; set transaction read only"
+
+
+@contextmanager
+def undone(connection: Connection) -> Iterator[None]:
+    """Whatever happens inside, also an error, leaves no trace in the open transaction."""
+    connection.execute("savepoint resettle_undone")
+    try:
+        yield
+    finally:
+        if connection.info.transaction_status in {_STATUS.INTRANS, _STATUS.INERROR}:
+            connection.execute("rollback to savepoint resettle_undone; release savepoint resettle_undone")
 
 
 class Sessions:
@@ -61,7 +77,7 @@ class Sessions:
         if self.held is not None:
             raise RuntimeError(f"{self.name}: a transaction is already open")
         with self.begun(readonly=readonly) as connection:
-            self._mine.connection = connection
+            self._mine.connection, self._mine.readonly = connection, readonly
             try:
                 yield
             finally:
@@ -76,14 +92,14 @@ class Sessions:
         if not readonly:
             with self.begun(readonly=False) as connection, self.translating():
                 return work(connection)
-        return self.alone(work)
+        return self._alone(work)
 
-    def alone(self, work: Callable[[Connection], T], *, keep: bool = True) -> T:
-        """In a read-only transaction of its own, retried as a whole, even where this thread has one open."""
+    def _alone(self, work: Callable[[Connection], T]) -> T:
+        """In a read-only transaction of its own, retried as a whole."""
 
         def attempt() -> T:
             begun = self._begin(readonly=True)
-            with self._ending(begun, keep=keep) as connection, self.translating():
+            with self._ending(begun) as connection, self.translating():
                 return work(connection)
 
         return self._call(attempt)
@@ -107,6 +123,20 @@ class Sessions:
             # Not "from error": its text, which a traceback would show, holds values.
             raise self._translate(error) or error from None
 
+    @contextmanager
+    def staging(self) -> Iterator[Connection]:
+        """This thread's transaction, where it may make temporary tables although it is read-only."""
+        connection = self.held
+        if connection is None:
+            raise RuntimeError(f"{self.name}: stage() needs an open transaction")
+        with self.translating():
+            if not self._mine.readonly or self._readonly:
+                yield connection
+                return
+            connection.execute("release savepoint resettle_readonly")
+            yield connection
+            connection.execute(_FROM_HERE_READ_ONLY.removeprefix("; ").encode())
+
     def close(self) -> None:
         with self._lock:
             connections, self._all, self._idle = self._all, set(), []
@@ -114,12 +144,12 @@ class Sessions:
             connection.close()
 
     @contextmanager
-    def _ending(self, connection: Connection, *, keep: bool = True) -> Iterator[Connection]:
+    def _ending(self, connection: Connection) -> Iterator[Connection]:
         try:
             yield connection
             with self.translating():
-                ended = connection.execute("commit" if keep else "rollback").statusmessage
-            if keep and ended != "COMMIT":
+                ended = connection.execute("commit").statusmessage
+            if ended != "COMMIT":
                 # What the server answers to a COMMIT after an error that was passed over.
                 raise TransientError("the transaction was rolled back", connection=self.name)
         except BaseException:
@@ -128,8 +158,13 @@ class Sessions:
         self._give_back(connection)
 
     def _begin(self, *, readonly: bool) -> Connection:
-        readonly = readonly or self._readonly
-        statement = f"begin read only; {_SETTINGS}" if readonly else f"begin; {_SETTINGS}{self._extra}"
+        statement = f"begin; {_SETTINGS}"
+        if self._readonly:
+            statement = f"begin read only; {_SETTINGS}"
+        elif readonly:
+            statement += _FROM_HERE_READ_ONLY
+        else:
+            statement += self._extra
         while (connection := self._take_idle()) is not None:
             try:
                 connection.execute(statement.encode())
@@ -163,13 +198,12 @@ class Sessions:
         connection.close()
 
     def _roll_back(self, connection: Connection) -> None:
-        status = pq.TransactionStatus
         try:
-            if connection.info.transaction_status in {status.INTRANS, status.INERROR}:
+            if connection.info.transaction_status in {_STATUS.INTRANS, _STATUS.INERROR}:
                 connection.execute("rollback")
         except psycopg.Error:
             pass
-        if connection.info.transaction_status == status.IDLE:
+        if connection.info.transaction_status == _STATUS.IDLE:
             self._give_back(connection)
         else:
             self._discard(connection)

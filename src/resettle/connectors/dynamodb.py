@@ -198,7 +198,7 @@ class Live:
     def read(self, partition: Partition, rows: int) -> Iterator[Batch]:
         pages = self._pages(partition.dataset, {**partition.detail, "Limit": rows})
         for table in batches(pages, rows):
-            yield Batch(partition.dataset, table, typed.decode)
+            yield Batch(partition.dataset, table, typed.decode_sound)
 
     def close(self) -> None:
         self._client.close()

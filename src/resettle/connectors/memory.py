@@ -266,14 +266,11 @@ class Memory:
         for names in schema.unique if changed else ():
             if any(len(same) > 1 for same in _index(held, names).values()):
                 raise self._refused("unique", ", ".join(names))
-        # Assigned before the foreign keys are looked at, so that rows may point at rows of the same change.
+        # Put in place before the foreign keys are looked at, so that rows may point at rows of the same change;
+        # a refusal takes the whole transaction back.
         assert self._working is not None
         self._working[schema.dataset] = _Table(schema, held)
-        try:
-            self._check_foreign_keys(table, held, changed)
-        except RejectedError:
-            self._working[schema.dataset] = table
-            raise
+        self._check_foreign_keys(table, held, changed)
 
     def _check_column(self, schema: Schema, column: Column, changed: Sequence[Row]) -> None:
         values = [row[column.name] for row in changed]

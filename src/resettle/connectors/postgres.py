@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 import psycopg
@@ -28,7 +28,7 @@ from resettle.connectors import _postgres_read as reading
 from resettle.connectors import _postgres_write as writing
 from resettle.connectors._postgres_catalogue import Connection, Relation
 from resettle.connectors._postgres_copy import column_in, infer
-from resettle.connectors._postgres_session import Sessions
+from resettle.connectors._postgres_session import Sessions, undone
 from resettle.connectors._postgres_write import Refusal, Write
 from resettle.errors import (
     AccessError,
@@ -129,7 +129,7 @@ def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
 
 
 def _culprit(reason: str, error: psycopg.Error) -> str:
-    """The name of the column, constraint or function at fault; `insufficient` names stay out."""
+    """The name of the column, constraint or function at fault, else of the kind of error."""
     diag = error.diag
     if reason == "trigger":
         function = _FUNCTION.search(diag.context or "")
@@ -211,12 +211,10 @@ class Postgres:
         Not ranges of blocks: on a live source an update moves a row to another block, and a part read
         earlier or later would miss it or read it twice. A row's key stays in its range.
         """
-        ends: list[str | None] = [None, None]
-        if wanted > 1:
-            ends[1:1] = self._reading(lambda c: reading.cuts(c, self._relation(c, dataset), wanted))
+        cuts = self._reading(lambda c: reading.cuts(c, self._relation(c, dataset), wanted))
         return [
             Partition(dataset, str(part), {"low": low, "high": high})
-            for part, (low, high) in enumerate(itertools.pairwise(ends))
+            for part, (low, high) in enumerate(itertools.pairwise([None, *cuts, None]))
         ]
 
     def read(self, partition: Partition, rows: int) -> Iterator[Batch]:
@@ -224,13 +222,13 @@ class Postgres:
         with self._sessions.begun(readonly=True) as connection:
             with self._sessions.translating():
                 relation = self._relation(connection, partition.dataset)
-                tables = reading.read(connection, relation, partition.detail, rows)
-            while True:
-                with self._sessions.translating():
-                    table = next(tables, None)
-                if table is None:
-                    break
-                yield Batch(partition.dataset, table)
+            with closing(reading.read(connection, relation, partition.detail, rows)) as tables:
+                while True:
+                    with self._sessions.translating():
+                        table = next(tables, None)
+                    if table is None:
+                        break
+                    yield Batch(partition.dataset, table)
 
     def close(self) -> None:
         self._sessions.close()
@@ -307,23 +305,27 @@ class Postgres:
         return self._reading(work)
 
     def ask(self, sql: str, *, role: str | None = None, claims: str | None = None) -> list[tuple[Any, ...]]:
-        """In a read-only transaction of its own, as PostgREST would run it. Raises AccessError if refused."""
-        return self._sessions.alone(lambda c: reading.ask(c, sql, role, claims), keep=False)
+        """As PostgREST would run it, but read-only. Raises AccessError if the role may not."""
+
+        def work(connection: Connection) -> list[tuple[Any, ...]]:
+            with undone(connection):
+                return reading.ask(connection, sql, role, claims)
+
+        return self._reading(work)
 
     # Sql
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """A literal % is doubled where parameters are given, and only there."""
 
         def work(connection: Connection) -> list[tuple[Any, ...]]:
-            cursor = connection.execute(sql.encode(), parameters or None)
+            cursor = connection.execute(_statement(sql, parameters), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
         return self._sessions.run(work, readonly=False)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
         """Bytes and uuids as binary, integers as int64, everything else as text."""
-        return self._reading(lambda connection: reading.query(connection, sql, parameters))
+        return self._reading(lambda connection: reading.query(connection, _statement(sql, parameters), parameters))
 
     def insert(self, table: str, rows: pa.Table) -> None:
         def work(connection: Connection) -> None:
@@ -333,10 +335,7 @@ class Postgres:
             self._sessions.run(work, readonly=False)
 
     def stage(self, name: str, rows: pa.Table) -> None:
-        connection = self._sessions.held
-        if connection is None:
-            raise RuntimeError(f"{self.name}: stage() needs an open transaction")
-        with self._sessions.translating():
+        with self._sessions.staging() as connection:
             writing.stage(connection, name, infer(rows))
 
     def _reading(self, work: Callable[[Connection], T]) -> T:
@@ -350,11 +349,16 @@ class Postgres:
         return known
 
 
+def _statement(text: str, parameters: Sequence[Any]) -> bytes:
+    """`%%` is one percent sign in any case; psycopg takes it for one only where there are parameters."""
+    return (text if parameters else text.replace("%%", "%")).encode()
+
+
 def _refusals(jobs: Sequence[Write], refused: Sequence[Refusal]) -> pa.Table:
     keys = {
         name: ", ".join(job.key)
-        for job in jobs
-        for name, columns in job.relation.uniques.items()
+        for number, job in enumerate(jobs)
+        for name, columns in [(writing.proof(number), job.key), *job.relation.uniques.items()]
         if set(columns) == set(job.key)
     }
     words = [_words(refusal, keys) for refusal in refused]

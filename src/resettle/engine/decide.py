@@ -396,6 +396,8 @@ class Decider:
 
     def _settle(self, units: pa.Table, outputs: Sequence[pa.Table], prepared: Prepared) -> pa.Table:
         """Every unit's status: done if anything of it is new or changed, else unchanged."""
+        if not prepared.known.units.num_rows:
+            return _set(units, "status", pc.coalesce(units["status"], str(Status.DONE)))
         active = [table.filter(pc.is_in(table["_action"], pa.array(["create", "update"]))) for table in outputs]
         reused = [
             table.filter(pc.and_(pc.equal(table["_action"], "reuse"), pc.invert(table["_known"]))) for table in outputs

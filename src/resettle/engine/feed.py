@@ -7,8 +7,8 @@ and their fingerprints compared, which costs time and nothing else.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -58,8 +58,29 @@ class Prepared:
         )
 
 
+@dataclass(frozen=True)
+class Looked:
+    """Decoded records that need more than a look (with _unit and _raw, in the order of their keys), and counts."""
+
+    rows: pa.Table
+    read: int
+    settled: Counter[str]
+
+
+class _Thread(threading.local):
+    """A cursor of the flow's DuckDB for each reading thread."""
+
+    def __init__(self) -> None:
+        self._cursor: duckdb.DuckDBPyConnection | None = None
+
+    def database(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        if self._cursor is None:
+            self._cursor = connection.cursor()
+        return self._cursor
+
+
 class Feed:
-    """Prepares the batches of one flow in one run; used from one thread."""
+    """Prepares the batches of one flow in one run: `look` in any thread, `prepare` in one."""
 
     def __init__(
         self,
@@ -78,59 +99,61 @@ class Feed:
         self._seed = literal(f"{digest}/{duckdb.__version__}")
         self._started_at, self._where, self._only = started_at, where, only
         self._remembers = ledger.remembers(shape.name)
-        self._seen = ledger.seen(shape.name) if self._remembers and not fresh else _nothing_seen()
-        self._units, self._records = Uniques(), Uniques()
+        trusting = self._remembers and not fresh and only is None
+        self._seen = ledger.seen(shape.name) if trusting else _nothing_seen()
+        self._thread = _Thread()
+        self._units = Uniques()
         extra = [name for _, name, _ in where.columns] if where else []
         self._needs = list(dict.fromkeys([*shape.needs, *extra]))
 
-    def __call__(self, batches: Iterable[Batch]) -> Iterator[Prepared]:
-        for batch in batches:
-            if len(batch):
-                yield self.prepare(batch)
-
-    def prepare(self, batch: Batch) -> Prepared:
-        """One batch, shaped. Records that `where` or `only` leave out count as not read."""
-        table, raw = batch.table, self._hash(batch.table)
+    def look(self, batch: Batch) -> Looked:
+        """The first look at a raw batch, in the thread that read it: settle, decode, key what is left."""
+        database = self._thread.database(self._db)
+        table, raw = batch.table, self._hash(database, batch.table)
         if self._where is not None:
-            chosen = self._matching(batch.decode(table, self._needs))
+            chosen = self._matching(database, batch.decode(table, self._needs))
             table, raw = table.filter(pa.array(chosen)), raw[chosen]
         settled, rest = self._settle(raw)
-        if self._only is not None:
-            settled, rest = Counter(), np.ones(len(raw), np.bool_)
         read = len(raw)
         if not rest.all():
             table, raw = table.filter(pa.array(rest)), raw[rest]
-        rows = self._identify(batch.decode(table, list(self._shape.needs)), raw)
+        rows = self._identify(database, batch.decode(table, list(self._shape.needs)), raw)
         if self._only is not None:
             rows = rows.filter(pc.is_in(rows["_unit"], self._only))
             read = rows.num_rows
-        rows, repeats = self._drop_repeats(rows)
+        return Looked(rows, read, settled)
+
+    def prepare(self, looked: Looked) -> Prepared:
+        """Shape what was looked at, batch after batch in one thread."""
+        rows, repeats = self._drop_repeats(looked.rows)
+        settled = looked.settled
         if repeats:
-            settled[Status.SKIPPED] += repeats
-            settled["identical_duplicate"] += repeats
+            settled = settled + Counter({str(Status.SKIPPED): repeats, "identical_duplicate": repeats})
         known = self._known(rows)
         rows = self._date(rows, known)
         resolver = replace(self._resolver, minted=_minted(known))
-        return Prepared(shaping.run(self._db, self._shape, rows, resolver), known, read, settled)
+        return Prepared(shaping.run(self._db, self._shape, rows, resolver), known, looked.read, settled)
 
-    def _hash(self, table: pa.Table) -> Hashes:
+    def _hash(self, database: duckdb.DuckDBPyConnection, table: pa.Table) -> Hashes:
         columns = ", ".join(quote(name) for name in table.column_names)
-        self._db.register("_raw", table)
+        database.register("_raw", table)
         try:
-            found = query(self._db, f"SELECT hash({columns}, {self._seed}) AS h FROM _raw")
+            found = query(database, f"SELECT hash({columns}, {self._seed}) AS h FROM _raw")
         finally:
-            self._db.unregister("_raw")
+            database.unregister("_raw")
         hashes: Hashes = found["h"].to_numpy().view(np.int64)
         return hashes
 
-    def _matching(self, decoded: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def _matching(
+        self, database: duckdb.DuckDBPyConnection, decoded: pa.Table
+    ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         assert self._where is not None
-        self._db.register("source", decoded)
+        database.register("source", decoded)
         try:
             sql = f"SELECT coalesce(TRY(CAST(({self._where.sql}) AS BOOLEAN)), false) AS w FROM source"
-            found: np.ndarray[tuple[int], np.dtype[np.bool_]] = run_tried(self._db, sql)["w"].to_numpy()
+            found: np.ndarray[tuple[int], np.dtype[np.bool_]] = run_tried(database, sql)["w"].to_numpy()
         finally:
-            self._db.unregister("source")
+            database.unregister("source")
         return found
 
     def _settle(self, raw: Hashes) -> tuple[Counter[str], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
@@ -148,12 +171,12 @@ class Feed:
                 counts[status] += int(hit.sum())
         return counts, rest
 
-    def _identify(self, rows: pa.Table, raw: Hashes) -> pa.Table:
+    def _identify(self, database: duckdb.DuckDBPyConnection, rows: pa.Table, raw: Hashes) -> pa.Table:
         """Add _unit and _raw; a record without a key gets one from its hash and is held."""
         if not rows.num_rows:
             empty = {"_unit": pa.array([], pa.string()), "_raw": pa.array([], pa.int64())}
             return _add(rows, empty)
-        units = shaping.unit_keys(self._db, self._shape, rows)
+        units = shaping.unit_keys(database, self._shape, rows)
         trouble = rows[TROUBLE].combine_chunks() if TROUBLE in rows.column_names else None
         if units.null_count or (trouble is not None and trouble.null_count < len(trouble)):
             broken = pa.nulls(len(units), pa.string()) if trouble is None else trouble
@@ -163,25 +186,26 @@ class Feed:
             units = pc.coalesce(units, named)
             rows = rows.drop_columns([TROUBLE]) if trouble is not None else rows
             rows = rows.append_column(TROUBLE, text)
-        return _add(rows, {"_unit": units, "_raw": pa.array(raw)})
+        # In the order of its keys a batch goes into the target's and the ledger's index in a quarter less time.
+        return _add(rows, {"_unit": units, "_raw": pa.array(raw)}).take(pc.sort_indices(units))
 
     def _drop_repeats(self, rows: pa.Table) -> tuple[pa.Table, int]:
         """A unit key that comes again: the same record is dropped and counted, another one is held."""
         if not rows.num_rows:
             return rows, 0
-        self._db.register("_u", rows.select(["_unit", "_raw"]))
-        found = query(self._db, "SELECT hash(_unit) AS u, hash(_unit, _raw) AS r FROM _u")
+        self._db.register("_u", rows.select(["_unit"]))
+        units = query(self._db, "SELECT hash(_unit) AS u FROM _u")["u"].to_numpy().view(np.int64)
         self._db.unregister("_u")
-        units, records = (found[name].to_numpy().view(np.int64) for name in ("u", "r"))
-        again, same = self._units.repeated(units), self._records.repeated(records)
-        self._units.add(units[~again])
-        self._records.add(records[~same])
+        raw = rows["_raw"].to_numpy()
+        again = self._units.repeated(units)
+        self._units.add(units[~again], raw[~again])
         if not again.any():
             return rows, 0
-        other = again & ~same
-        if other.any():
-            rows = _hold_repeats(rows, pa.array(other))
-        return rows.filter(pa.array(~(again & same))), int((again & same).sum())
+        places = np.flatnonzero(again)
+        same = np.zeros(len(again), np.bool_)
+        same[places] = [self._units.companion(int(units[at])) == int(raw[at]) for at in places]
+        rows = _hold_repeats(rows, pa.array(again & ~same))
+        return rows.filter(pa.array(~same)), int(same.sum())
 
     def _known(self, rows: pa.Table) -> Known:
         if not self._remembers or not rows.num_rows:

@@ -1,7 +1,7 @@
 """Fingerprints: an md5 over the canonical text of a row's columns, equal for source-shaped and fetched rows.
 
-The text is the columns' canonical forms (mapping/columns.py) joined by `|`, a null being empty and a text
-carrying its length, so that no two different rows have one text.
+The text is the columns' canonical forms (mapping/columns.py) joined by `|`, a null being empty, followed by the
+length in bytes of every text (empty for null), so that no two different rows have one text.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from resettle.mapping.functions import query
 
 def fingerprint_sql(columns: Sequence[Column]) -> str:
     """SQL for the fingerprint (BLOB of 16 bytes) over columns that stand in scope by their names."""
-    parts = ", ".join(f"coalesce({canonical(column)}, '')" for column in columns)
-    return f"unhex(md5(concat_ws('|', {parts})))" if parts else "unhex(md5(''))"
+    parts = [f"coalesce({canonical(column)}, '')" for column in columns]
+    texts = [quote(column.name) for column in columns if column.kind in {Kind.TEXT, Kind.OTHER}]
+    parts += [f"coalesce(CAST(strlen({text}) AS VARCHAR), '')" for text in texts]
+    return f"unhex(md5(concat_ws('|', {', '.join(parts)})))" if parts else "unhex(md5(''))"
 
 
 def key_sql(columns: Sequence[Column], names: Sequence[str] | None = None) -> str:

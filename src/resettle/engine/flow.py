@@ -91,9 +91,16 @@ class FlowRun:
 
     @contextmanager
     def prepared(self) -> Iterator[Iterator[Prepared]]:
-        """Batches read, decoded and shaped one ahead, in another thread, while this one writes."""
-        read = batches(self.source, self.dataset, rows=self.options.batch_size, workers=self.options.workers)
-        with Ahead(self.feed(_limited(read, self.options.limit)), depth=1) as ahead:
+        """Batches read and decoded in ``workers`` threads and shaped in another, while this one writes."""
+        read = batches(
+            self.source,
+            self.dataset,
+            rows=self.options.batch_size,
+            workers=self.options.workers,
+            limit=self.options.limit,
+            look=self.feed.look,
+        )
+        with Ahead(map(self.feed.prepare, read), depth=1) as ahead:
             yield iter(ahead)
 
 
@@ -217,9 +224,13 @@ def _lookup_rows(migration: Migration, connections: Connections, name: str) -> I
         yield pa.table({"k": table[lookup.key], "v": table[lookup.value]})
         return
     connection, _, dataset = (lookup.from_ or "").partition(".")
-    for batch in batches(connections.source(connection), dataset, rows=50_000, workers=1):
+    for batch in batches(connections.source(connection), dataset, rows=50_000, workers=1, look=_whole):
         rows = batch.decode(batch.table, [lookup.key, lookup.value])
         yield pa.table({"k": rows[lookup.key].cast(pa.string()), "v": rows[lookup.value].cast(pa.string())})
+
+
+def _whole(batch: Batch) -> Batch:
+    return batch
 
 
 def _target_keys(ledger: Ledger, foreseen: Foreseen) -> Callable[[str, str | None, pa.Array], pa.Table]:
@@ -245,14 +256,3 @@ def _where(text: str | None) -> Parsed | None:
         return parse_expression(text)
     except SqlError as error:
         raise ConfigError(f"--where: bad SQL: {error}") from None
-
-
-def _limited(read: Iterator[Batch], limit: int | None) -> Iterator[Batch]:
-    """At most ``limit`` records."""
-    left = limit
-    for batch in read:
-        if left is not None and len(batch) >= left:
-            yield Batch(batch.dataset, batch.table.slice(0, left), batch.decode)
-            return
-        left = None if left is None else left - len(batch)
-        yield batch

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from resettle.batch import TROUBLE, Column, Schema
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, join_key, key_sql
 from resettle.errors import MappingError
-from resettle.mapping.columns import DUCKDB, Cast, NoCast, cast, literal, quote, refuse
+from resettle.mapping.columns import DUCKDB, Cast, NoCastError, cast, literal, quote, refuse
 from resettle.mapping.functions import query, run_tried
 from resettle.mapping.load import Migration, suggest
 from resettle.mapping.model import ColumnForm, Flow, Lookup, Mint, Output, Ref, Value
@@ -295,7 +295,7 @@ class Compiler:
     def _cast(self, sql: str, sql_type: str, column: Column, place: tuple[str, ...]) -> Cast:
         try:
             return cast(sql, sql_type, column)
-        except NoCast as error:
+        except NoCastError as error:
             raise MappingError(self.migration.place(*place), f"`{column.name}`: {error}") from None
 
     def _check_required(self, schema: Schema, forms: Mapping[str, Any], at: tuple[str, ...], into: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from resettle.batch import Column, Kind
 
 
-class NoCast(ValueError):
+class NoCastError(ValueError):
     """The expression's type can never become the column's; the message says what to write instead."""
 
 
@@ -43,7 +43,7 @@ def literal(text: str) -> str:
 
 
 def cast(expression: str, sql_type: str, column: Column) -> Cast:
-    """Cast an expression of DuckDB type ``sql_type`` to a target column. Raises NoCast."""
+    """Cast an expression of DuckDB type ``sql_type`` to a target column. Raises NoCastError."""
     base = sql_type.partition("(")[0].upper()
     if base == '"NULL"':
         expression, base = f"CAST({expression} AS VARCHAR)", "VARCHAR"
@@ -100,7 +100,7 @@ def _numeric(e: str, base: str, column: Column) -> str:
 
 def _uuid(e: str, base: str, column: Column) -> str:
     if base not in {"UUID", "VARCHAR"}:
-        raise NoCast(f"{base} does not become a uuid; write text or uuid5(...)")
+        raise NoCastError(f"{base} does not become a uuid; write text or uuid5(...)")
     return f"CAST({e} AS UUID)"
 
 
@@ -109,7 +109,7 @@ def _instant(e: str, base: str, column: Column) -> str:
         return f"CASE WHEN {e} IS NULL THEN NULL ELSE _iso(trim({e})) END"
     if base in {"TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ", "TIMESTAMP", "DATE"}:
         return f"CAST({e} AS TIMESTAMPTZ)"
-    raise NoCast(f"{base} does not become an instant; write instant(x, 's'), instant(x, 'ms')")
+    raise NoCastError(f"{base} does not become an instant; write instant(x, 's'), instant(x, 'ms')")
 
 
 def _datetime(e: str, base: str, column: Column) -> str:
@@ -124,7 +124,7 @@ def _date(e: str, base: str, column: Column) -> str:
         bad = refuse(e, "DATE")
         return f"CASE WHEN {e} IS NULL THEN NULL WHEN {fits} THEN CAST({e} AS DATE) ELSE {bad} END"
     if base != "DATE":
-        raise NoCast(f"{base} does not become a date; write CAST(x AS DATE) if the time may go")
+        raise NoCastError(f"{base} does not become a date; write CAST(x AS DATE) if the time may go")
     return e
 
 
@@ -142,7 +142,7 @@ def _json(e: str, base: str, column: Column) -> str:
 
 def _binary(e: str, base: str, column: Column) -> str:
     if base != "BLOB":
-        raise NoCast(f"{base} does not become binary; write from_base64(x), unhex(x) or encode(x)")
+        raise NoCastError(f"{base} does not become binary; write from_base64(x), unhex(x) or encode(x)")
     return e
 
 
@@ -209,7 +209,7 @@ def canonical(column: Column) -> str:
     """SQL for the text that a fingerprint is made of: injective within the kind, null gives null."""
     name = quote(column.name)
     if column.kind in {Kind.TEXT, Kind.OTHER}:
-        return f"strlen({name}) || ':' || {name}"
+        return name
     if column.kind is Kind.JSON:
         return f"_canonical_json({name})"
     if column.kind in {Kind.INSTANT, Kind.DATETIME}:

@@ -39,11 +39,12 @@ CREATE MACRO _iso(t) AS CASE
     ELSE CAST('no ISO 8601 or SQL instant: ' || t AS TIMESTAMPTZ) END;
 CREATE MACRO _instant(t) AS CASE
     WHEN t IS NULL OR t = '' OR t = '0' THEN NULL
-    WHEN regexp_full_match(t, '[1-9][0-9]{11,13}') THEN make_timestamptz(CAST(t AS BIGINT) * 1000)
     WHEN regexp_full_match(t, '-?\d+(\.\d+)?([eE][+-]?\d+)?') THEN _epoch(t)
     ELSE _iso(t) END;
-CREATE MACRO instant(x) AS _instant(trim(CAST(x AS VARCHAR))),
-             (x, unit) AS _instant(trim(CAST(x AS VARCHAR)));
+CREATE MACRO _fast_instant(x) AS CASE
+    WHEN regexp_full_match(CAST(x AS VARCHAR), '[1-9][0-9]{11,13}') THEN make_timestamptz(CAST(x AS BIGINT) * 1000)
+    ELSE _instant(trim(CAST(x AS VARCHAR))) END;
+CREATE MACRO instant(x) AS _fast_instant(x), (x, unit) AS _fast_instant(x);
 CREATE MACRO _uuid5(h) AS CAST(substr(h, 1, 12) || '5' || substr(h, 14, 3)
     || substr('89ab', 1 + CAST(('0x' || substr(h, 17, 1)) AS INTEGER) % 4, 1)
     || substr(h, 18, 15) AS UUID);

@@ -5,11 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Generic, TypeVar
 
-from resettle.batch import Batch
+from resettle.batch import Batch, Partition
 from resettle.connector import Source
 
 T = TypeVar("T")
@@ -63,12 +63,47 @@ class _Raised:
         self.error = error
 
 
-def batches(source: Source, dataset: str, *, rows: int, workers: int) -> Iterator[Batch]:
-    """Every batch of a dataset; up to ``workers`` partitions are read at once, given in their order."""
+def batches(
+    source: Source,
+    dataset: str,
+    *,
+    rows: int,
+    workers: int,
+    look: Callable[[Batch], T],
+    limit: int | None = None,
+) -> Iterator[T]:
+    """What ``look`` makes of every batch of a dataset that is not empty, in the order of its partitions.
+
+    Up to ``workers`` partitions are read at once, each in a thread that also does the looking. A ``limit`` on
+    the records makes it one partition after the other.
+    """
     waiting = deque(source.partitions(dataset, workers))
+    quota = _Quota(limit)
+
+    def looked(partition: Partition) -> Iterator[T]:
+        return (look(batch) for batch in quota.of(source.read(partition, rows)) if len(batch))
+
     with ExitStack() as stack:
-        reading: deque[Ahead[Batch]] = deque()
+        reading: deque[Ahead[T]] = deque()
         while waiting or reading:
-            while waiting and len(reading) < max(workers, 1):
-                reading.append(stack.enter_context(Ahead(source.read(waiting.popleft(), rows))))
+            while waiting and len(reading) < (max(workers, 1) if limit is None else 1):
+                reading.append(stack.enter_context(Ahead(looked(waiting.popleft()), depth=1)))
             yield from reading.popleft()
+
+
+class _Quota:
+    """At most so many records in all."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._left = limit
+
+    def of(self, read: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in read:
+            if self._left is None:
+                yield batch
+                continue
+            if self._left > 0:
+                yield Batch(batch.dataset, batch.table.slice(0, self._left), batch.decode)
+            self._left -= len(batch)
+            if self._left <= 0:
+                return
