@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from resettle.connections import Connections
 from resettle.engine import apply as _apply
 from resettle.engine import plan as _plan
+from resettle.engine import verify as _verify
 from resettle.engine.flow import Options
 from resettle.mapping.load import Migration, load
 
-__all__ = ["Connections", "Migration", "Options", "apply", "connect", "load", "plan"]
+__all__ = ["Connections", "Migration", "Options", "apply", "connect", "load", "plan", "verify"]
 
 
 def connect(migration: Migration) -> Connections:
@@ -40,6 +41,13 @@ def apply(
 ) -> _apply.Applied:
     """Write what is missing or changed; with ``saved`` exactly that plan, or StalePlanError."""
     return _apply.apply(migration, connections, connections.ledger(), options or Options(), _now(), saved=saved)
+
+
+def verify(
+    migration: Migration, connections: Connections, options: Options | None = None, *, sample: int | None = None
+) -> _verify.Verified:
+    """The source, shaped again, compared with the target: every row, or about ``sample`` of each flow."""
+    return _verify.verify(migration, connections, connections.ledger(), options or Options(), _now(), sample=sample)
 
 
 def _now() -> datetime:

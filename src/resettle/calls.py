@@ -97,7 +97,8 @@ class Caller:
             sleep=self._sleep,
             reraise=True,
         )
-        return retrying(self._once, fn, *args, **kwargs)
+        result: T = retrying(self._once, fn, *args, **kwargs)
+        return result
 
     def _once(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         self._pace.wait()
@@ -110,7 +111,7 @@ class Caller:
             translated = self._translate(error)
             if translated is None:
                 raise
-            raise translated from error
+            raise translated from None  # a driver's own text may hold values
 
     def _delay(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

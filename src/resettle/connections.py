@@ -100,10 +100,8 @@ class Connections:
         from resettle.connectors.sqlite import SQLite, SQLiteSettings
 
         path = self.migration.root / ".resettle" / "ledger.sqlite"
-        path.parent.mkdir(exist_ok=True)
-        path.touch(mode=0o600, exist_ok=True)
         if self._ledger_store is None:
-            self._ledger_store = SQLite("ledger", SQLiteSettings(path=path))
+            self._ledger_store = SQLite("ledger", SQLiteSettings(path=path, create=True))
         store: Sql | None = self._ledger_store.sql()
         assert store is not None
         return store

@@ -212,7 +212,7 @@ def test_create_by_a_key_without_a_unique_index_never_makes_a_second_row(target:
         ("people", {"id": someone(9), "name": None}, "null", "name"),
         ("people", {"id": someone(9), "age": 1}, "null", "name"),
         ("people", {"id": someone(9), "name": "x", "email": "carl@example.org"}, "unique", "email"),
-        ("pets", {"id": "rex", "owner": NOBODY}, "foreign_key", "owner"),
+        ("pets", {"id": "rex", "owner": NOBODY, "mother": None}, "foreign_key", "owner"),
         ("pets", {"id": "rex", "owner": None, "mother": "no such cat"}, "foreign_key", "mother"),
     ],
 )

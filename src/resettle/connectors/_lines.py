@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ try:  # three times as fast; comes with resettle[dynamodb]
     from isal import igzip, isal_zlib
 
     _gunzip: Any = igzip.open
-    _BROKEN = (*_BROKEN, isal_zlib.error)
+    _BROKEN = (*_BROKEN, cast(type[Exception], isal_zlib.error))
 except ImportError:
     _gunzip = gzip.open
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from resettle.batch import ARROW, Action, Column, ForeignKey, Status
 from resettle.connector import Target
+from resettle.engine.alternate import alternate, rekeyed
 from resettle.engine.compare import compare
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, fingerprints, key_sql
@@ -141,7 +142,7 @@ class Decider:
         """Wanted rows with _action, _reason, _known; and the present rows that were fetched."""
         known = prepared.known.rows
         known = known.filter(pc.equal(known["output"], number)) if known.num_rows else known
-        wanted = self._rekey_known(output, wanted, known)
+        wanted = rekeyed(self._db, output, wanted, known)
         dataset = (output.connection, output.dataset)
         no_rows = _wire_schema(output.columns).empty_table()
         if optimistic and self._empty[dataset] and not known.num_rows:
@@ -282,36 +283,6 @@ class Decider:
             return False
         return bool(pc.all(pc.equal(rows["_key"], rows["_unit"])).as_py())
 
-    def _rekey_known(self, output: OutputShape, wanted: pa.Table, known: pa.Table) -> pa.Table:
-        """Rows that an earlier run gave their alternate key keep it."""
-        if not output.alternates or not known.num_rows:
-            return wanted
-        changed = self._alternate(output, wanted)
-        self._db.register("_w", pa.table({"_unit": wanted["_unit"], "_n": wanted["_n"], "alt": changed["_key"]}))
-        self._db.register("_k", known)
-        hits = query(
-            self._db,
-            "SELECT coalesce(k.target_key = w.alt, false) AS hit FROM (SELECT *, row_number() OVER () AS at FROM _w) w"
-            " LEFT JOIN _k k ON k.unit = w._unit AND k.n = w._n ORDER BY w.at",
-        )["hit"]
-        self._db.unregister("_w")
-        self._db.unregister("_k")
-        return _merge(hits.combine_chunks(), changed, wanted)
-
-    def _alternate(self, output: OutputShape, rows: pa.Table) -> pa.Table:
-        """The same rows under their alternate keys, key text and fingerprint made again."""
-        for name in output.alternates:
-            column = next(c for c in output.columns if c.name == name)
-            alternate = as_wire(rows.select(["_alt_" + name]).rename_columns([name]), [column])[name]
-            rows = _set(rows, name, alternate)
-        self._db.register("_p", as_duckdb(rows.select(list(output.names)), output.columns))
-        again = query(
-            self._db,
-            f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p",
-        )
-        self._db.unregister("_p")
-        return _set(_set(rows, "_key", again["_key"]), "_fp", again["_fp"])
-
     def _use_alternates(
         self, output: OutputShape, rows: pa.Table, present: pa.Table, *, lock: bool
     ) -> tuple[pa.Table, pa.Table]:
@@ -322,7 +293,7 @@ class Decider:
         if not pc.any(taken).as_py():
             return rows, present
         wanted = [name for name in rows.column_names if name not in _DECIDED]
-        second = self._alternate(output, rows.filter(taken).select(wanted))
+        second = alternate(self._db, output, rows.filter(taken).select(wanted))
         again, found = self._compared(output, second, nothing_known().rows, lock=lock)
         again = self._duplicates_among(output, again, rows.filter(pc.invert(taken)))
         rest = rows.filter(pc.invert(taken))
@@ -428,16 +399,6 @@ def _wire_schema(columns: Sequence[Column]) -> pa.Schema:
 
 def _set(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, values)
-
-
-def _merge(hit: pa.Array, changed: pa.Table, table: pa.Table) -> pa.Table:
-    """Rows of ``changed`` where ``hit``, else of ``table``."""
-    return pa.table(
-        {
-            name: pc.if_else(hit, changed[name].combine_chunks(), table[name].combine_chunks())
-            for name in table.column_names
-        }
-    )
 
 
 def _holds(units: pa.ChunkedArray, reason: str, detail: str) -> pa.Table:

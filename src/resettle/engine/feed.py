@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from resettle.batch import TROUBLE, Batch, Status
 from resettle.engine import shape as shaping
 from resettle.engine.shape import FlowShape, Resolver, Shaped
-from resettle.engine.uniques import Hashes, Uniques, contains
+from resettle.engine.uniques import Hashes, Mask, Uniques, contains
 from resettle.ledger.ledger import Known, Ledger, Seen, nothing_known
 from resettle.mapping.columns import literal, quote
 from resettle.mapping.functions import query, run_tried
@@ -144,19 +144,17 @@ class Feed:
         hashes: Hashes = found["h"].to_numpy().view(np.int64)
         return hashes
 
-    def _matching(
-        self, database: duckdb.DuckDBPyConnection, decoded: pa.Table
-    ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def _matching(self, database: duckdb.DuckDBPyConnection, decoded: pa.Table) -> Mask:
         assert self._where is not None
         database.register("source", decoded)
         try:
             sql = f"SELECT coalesce(TRY(CAST(({self._where.sql}) AS BOOLEAN)), false) AS w FROM source"
-            found: np.ndarray[tuple[int], np.dtype[np.bool_]] = run_tried(database, sql)["w"].to_numpy()
+            found: Mask = run_tried(database, sql)["w"].to_numpy()
         finally:
             database.unregister("source")
         return found
 
-    def _settle(self, raw: Hashes) -> tuple[Counter[str], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    def _settle(self, raw: Hashes) -> tuple[Counter[str], Mask]:
         """How many records were settled by earlier runs, and which still need a look."""
         counts: Counter[str] = Counter()
         rest = np.ones(len(raw), np.bool_)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Hashes = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 class Uniques:
@@ -18,14 +19,14 @@ class Uniques:
     def __init__(self) -> None:
         self._levels: list[tuple[Hashes, Hashes]] = []
 
-    def seen(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
+    def seen(self, hashes: Hashes) -> Mask:
         """For each hash, whether it was added before."""
         found = np.zeros(len(hashes), np.bool_)
         for level, _ in self._levels:
             found |= contains(level, hashes)
         return found
 
-    def repeated(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
+    def repeated(self, hashes: Hashes) -> Mask:
         """For each hash, whether it was added before or stands earlier in the same array."""
         order = np.argsort(hashes, kind="stable")
         again = np.zeros(len(hashes), np.bool_)
@@ -52,11 +53,11 @@ class Uniques:
             self._levels.append((merged, beside))
 
 
-def contains(ordered: Hashes, hashes: Hashes) -> npt.NDArray[np.bool_]:
+def contains(ordered: Hashes, hashes: Hashes) -> Mask:
     """For each hash, whether the sorted array ``ordered`` holds it."""
     if not len(ordered):
         return np.zeros(len(hashes), np.bool_)
     at = np.searchsorted(ordered, hashes)
     at[at == len(ordered)] = 0
-    found: npt.NDArray[np.bool_] = ordered[at] == hashes
+    found: Mask = ordered[at] == hashes
     return found

@@ -106,6 +106,7 @@ class Flow(Part):
                 into=self.into,
                 key=self.key,
                 match=self.match,
+                rows=None,
                 columns=self.columns or "auto",
                 on_duplicate_key=self.on_duplicate_key,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import pyarrow as pa
 
@@ -17,7 +17,7 @@ class Divisible(Protocol):
 
     def __len__(self) -> int: ...
 
-    def part(self, start: int, stop: int) -> Divisible: ...
+    def part(self, start: int, stop: int) -> Self: ...
 
     def refusal(self, reason: str, detail: str) -> pa.Table: ...
 
@@ -34,4 +34,4 @@ def isolate(batch: B, commit: Callable[[B, pa.Table | None], D]) -> list[D]:
             return [commit(batch, batch.refusal(error.reason, error.detail))]
     middle = len(batch) // 2
     first, second = batch.part(0, middle), batch.part(middle, len(batch))
-    return [*isolate(first, commit), *isolate(second, commit)]  # type: ignore[type-var]
+    return [*isolate(first, commit), *isolate(second, commit)]

@@ -1,0 +1,69 @@
+"""The command line: one command per phase. Commands parse, call, print and exit; they hold no logic."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import typer
+from rich.markup import escape
+
+from resettle.cli import demo, held, look, verify, write
+from resettle.cli.options import err, run
+from resettle.errors import ResettleError
+from resettle.report.log import event
+
+EXIT_CODES = """
+Exit codes: 0 done and balanced · 1 failed units or unexpected error · 2 usage or configuration ·
+3 done with held units · 4 verification failed · 5 plan stale · 6 access refused · 7 locked by another run ·
+130 interrupted, resumable.
+"""
+
+app = typer.Typer(
+    help="Move an application's backend to its new home, and prove that everything arrived.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for module in (look, write, verify, demo):
+    module.register(app)
+app.add_typer(held.app, name="held")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code; errors become one message and what to do next."""
+    try:
+        code = run(app, arguments)
+    except ResettleError as error:
+        _say(error)
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("Interrupted. What was committed stays; go on with: resettle apply")
+        code = 130
+    except Exception as error:
+        code = _unexpected(error)
+    sys.exit(code)
+
+
+def _say(error: ResettleError) -> None:
+    event("error", kind=type(error).__name__, message=error.message)
+    err.print(f"[red]error:[/] {escape(error.message)}", highlight=False)
+    if error.hint:
+        err.print(f"  {escape(error.hint)}", highlight=False)
+
+
+def _unexpected(error: Exception) -> int:
+    """Usage errors of the command line, and faults of ours: those show no message, which may hold values."""
+    show = getattr(error, "show", None)
+    if show is not None and hasattr(error, "exit_code"):
+        show()
+        return int(error.exit_code)
+    frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    event("unexpected", kind=type(error).__name__, frames=frames[-8:])
+    if "-v" in sys.argv or "--verbose" in sys.argv:
+        traceback.print_exc()
+    err.print(f"[red]unexpected {type(error).__name__}[/] at {escape(frames[-1])}", highlight=False)
+    err.print("  This is a fault of resettle. Nothing half-written was committed; -v shows the traceback.")
+    return 1

@@ -1,0 +1,100 @@
+"""Commands that write: apply (the target) and export (files)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from resettle.cli.options import (
+    DEFAULT_BATCH,
+    DEFAULT_WORKERS,
+    HERE,
+    BatchSize,
+    Env,
+    Json,
+    Limit,
+    MigrationPath,
+    Select,
+    Var,
+    Verbose,
+    Where,
+    Workers,
+    Yes,
+    err,
+    guard,
+    opened,
+    out,
+    print_json,
+)
+from resettle.engine import apply as applying
+from resettle.engine import export as exporting
+from resettle.engine.plan import load_plan
+from resettle.report import summary
+from resettle.report.log import event
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(apply)
+    app.command()(export)
+
+
+def apply(
+    plan_file: Annotated[Path | None, typer.Argument(help="A saved plan: exactly it, or refused as stale.")] = None,
+    migration: MigrationPath = HERE,
+    env: Env = None,
+    var: Var = None,
+    select: Select = None,
+    where: Where = None,
+    limit: Limit = None,
+    batch_size: BatchSize = DEFAULT_BATCH,
+    workers: Workers = DEFAULT_WORKERS,
+    yes: Yes = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write what is missing or changed; goes on where an earlier run stopped."""
+    saved = load_plan(plan_file) if plan_file else None
+    chosen: dict[str, Any] = {"select": select, "where": where, "limit": limit}
+    if saved is not None:
+        chosen = {"select": None, "where": None, "limit": None, **saved.options}
+    chosen |= {"batch_size": batch_size, "workers": workers}
+    with opened("apply", migration, env, var, json=json, verbose=verbose, progress=True, stoppable=True, **chosen) as o:
+        guard(o.migration, yes)
+        ledger = o.connections.ledger()
+        done = applying.apply(o.migration, o.connections, ledger, o.options, datetime.now(UTC), saved=saved)
+    for counts in done.counts:
+        event("flow", run=done.run, **counts.as_json())
+    if json:
+        print_json(applying.summary(done))
+    else:
+        summary.print_applied(out, done)
+    if done.exit_code:
+        raise typer.Exit(done.exit_code)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where to write; nothing there is overwritten.")],
+    migration: MigrationPath = HERE,
+    env: Env = None,
+    var: Var = None,
+    select: Select = None,
+    limit: Limit = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the sources' records as they are to files: a backup, a sample, or a source for later."""
+    with opened("export", migration, env, var, json=json, verbose=verbose, select=select, limit=limit) as o:
+        names = {f.from_: None for n, f in o.migration.file.flows.items() if not select or n in select}
+        files = []
+        for name in names:
+            connection, _, dataset = name.partition(".")
+            files.append(exporting.export(o.connections.source(connection), dataset, folder, o.options))
+            err.print(f"{dataset}: {files[-1].records:,} records", highlight=False)
+        manifest = exporting.write_manifest(folder, files)
+    if json:
+        print_json({"manifest": str(manifest), "files": [vars(one) for one in files]})
+    else:
+        out.print(f"Exported {sum(one.records for one in files):,} records to {folder}", highlight=False)

@@ -1,0 +1,144 @@
+"""check: the mapping against both live sides, before anything runs. It writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from resettle.batch import Schema
+from resettle.connector import Target
+from resettle.engine.flow import Connections, Options, compile_flow, selected
+from resettle.engine.shape import FlowShape, OutputShape
+from resettle.engine.verify import probe_all
+from resettle.errors import MappingError, ResettleError
+from resettle.ledger.ledger import Ledger
+from resettle.mapping.load import Migration
+from resettle.mapping.model import Value
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something that check has to say: level is error, warning or note."""
+
+    level: str
+    message: str
+    place: str | None = None
+    hint: str | None = None
+
+
+def check(migration: Migration, connections: Connections, ledger: Ledger, options: Options) -> Iterator[Remark]:
+    """Everything that can be known before a plan; errors first where a flow cannot run at all."""
+    shapes: list[FlowShape] = []
+    for name in selected(migration, options):
+        try:
+            shape, _, _ = compile_flow(migration, name, connections)
+        except MappingError as error:
+            yield Remark("error", error.message, None, error.hint)
+            continue
+        shapes.append(shape)
+        yield from _source(migration, shape, connections)
+        yield from _targets(migration, shape, connections, ledger)
+    yield from _order(migration, shapes)
+    for name, passed, detail in probe_all(migration, connections):
+        yield Remark("note" if passed else "warning", f"probe {name}: {detail}")
+
+
+def _source(migration: Migration, shape: FlowShape, connections: Connections) -> Iterator[Remark]:
+    connection, _, dataset = shape.flow.from_.partition(".")
+    count = connections.source(connection).count(dataset)
+    yield Remark(
+        "note", f"{shape.name}: {shape.flow.from_} holds {'an unknown number of' if count is None else count} records"
+    )
+    if shape.unmapped:
+        yield Remark("note", f"{shape.name}: nothing maps these source fields: {', '.join(shape.unmapped)}")
+    if shape.unseen:
+        yield Remark(
+            "warning",
+            f"{shape.name}: the first records hold no {', '.join(shape.unseen)}; they count as null",
+            str(migration.place("flows", shape.name)),
+        )
+
+
+def _targets(migration: Migration, shape: FlowShape, connections: Connections, ledger: Ledger) -> Iterator[Remark]:
+    ours = ledger.count_rows().get(shape.name, {}).get("rows", 0)
+    for output in shape.outputs:
+        target = connections.target(output.connection)
+        into = f"{output.connection}.{output.dataset}"
+        rows = target.count(output.dataset) or 0
+        if rows > ours:
+            yield Remark(
+                "warning" if not ours else "note",
+                f"{shape.name}: {into} holds {rows} rows, of which the ledger knows {ours}: the others stay",
+            )
+        else:
+            yield Remark("note", f"{shape.name}: {into} holds {rows} rows" + (", all ours" if rows else ""))
+        yield from _rights(into, output.schema)
+        if output.schema.triggers:
+            yield Remark(
+                "warning",
+                f"{into} has triggers that migrated rows will fire: {', '.join(output.schema.triggers)}",
+                hint="set `replica_role: true` on the connection to keep them (and foreign keys) silent",
+            )
+        yield from _constants(shape, output, target)
+        yield from _unowned(output)
+
+
+def _rights(into: str, schema: Schema) -> Iterator[Remark]:
+    missing = {"select", "insert", "update"} - schema.privileges
+    if missing:
+        yield Remark(
+            "error",
+            f"{into}: this user may not {', '.join(sorted(missing))}",
+            hint=f"GRANT {', '.join(sorted(missing)).upper()} ON {schema.dataset} TO <user>",
+        )
+    if schema.row_security:
+        yield Remark(
+            "warning",
+            f"{into}: row-level security applies to this user; rows it may not see count as absent",
+            hint="use a role with BYPASSRLS (Supabase: the database's postgres or service_role user)",
+        )
+
+
+def _constants(shape: FlowShape, output: OutputShape, target: Target) -> Iterator[Remark]:
+    """Constants that a CHECK of the target refuses (only where the CHECK is about that column alone)."""
+    declared = shape.flow.all_outputs[output.name].columns
+    sql = target.sql()
+    if not isinstance(declared, dict) or sql is None or sql.dialect != "postgres":
+        return
+    for name, form in declared.items():
+        column = output.schema.column(name)
+        if not isinstance(form, Value) or form.value is None or column is None:
+            continue
+        value = str(form.value).replace("'", "''")
+        for constraint, expression in output.schema.checks.items():
+            try:
+                answer = target.ask(f"""SELECT {expression} FROM (SELECT '{value}'::{column.native} AS "{name}") t""")
+            except ResettleError:
+                continue  # the CHECK is about other columns too: the rehearsal of a batch will tell
+            if answer and answer[0][0] is False:
+                yield Remark(
+                    "error",
+                    f"{output.dataset}.{name}: the constant is refused by CHECK {constraint}",
+                )
+
+
+def _unowned(output: OutputShape) -> Iterator[Remark]:
+    mapped = set(output.names)
+    left = [column.name for column in output.schema.columns if column.name not in mapped]
+    if left:
+        yield Remark("note", f"{output.dataset}: not written, left to the target: {', '.join(left)}")
+
+
+def _order(migration: Migration, shapes: list[FlowShape]) -> Iterator[Remark]:
+    """A flow that points at rows of a later flow would find them missing."""
+    place = {output.dataset: index for index, shape in enumerate(shapes) for output in shape.outputs}
+    for index, shape in enumerate(shapes):
+        for output in shape.outputs:
+            for key in output.schema.foreign_keys:
+                if set(key.columns) <= set(output.names) and place.get(key.target, -1) > index:
+                    yield Remark(
+                        "warning",
+                        f"flow `{shape.name}` points at {key.target}, which a later flow fills",
+                        str(migration.place("flows", shape.name)),
+                        "put that flow first",
+                    )

@@ -1,0 +1,37 @@
+"""The structured log of a run: JSON lines under .resettle/logs, readable by their owner, without values."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+LOGGER = logging.getLogger("resettle")
+
+
+def open_log(root: Path, command: str, *, verbose: bool) -> Path:
+    """Start the log of one command; ``verbose`` also repeats it on stderr. Gives its path."""
+    folder = root / ".resettle" / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{command}-{os.getpid()}.jsonl"
+    handler = logging.StreamHandler(os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a"))
+    handler.setFormatter(_Lines())
+    LOGGER.handlers = [handler]
+    LOGGER.propagate = False
+    LOGGER.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if verbose:
+        LOGGER.addHandler(logging.StreamHandler())
+    return path
+
+
+def event(message: str, /, **facts: object) -> None:
+    """One line: what happened, and its facts (names and counts, never values)."""
+    LOGGER.info(message, extra={"facts": facts})
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": datetime.now(UTC).isoformat(), "level": record.levelname.lower(), "event": record.getMessage()}
+        return json.dumps(line | getattr(record, "facts", {}), default=str)

@@ -1,0 +1,160 @@
+"""Terminal summaries: counts first, then samples by kind of decision, then what to run next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from resettle.batch import Action, Status
+from resettle.engine.apply import Applied
+from resettle.engine.balance import Counts, Sample
+from resettle.engine.check import Remark
+from resettle.engine.plan import Plan
+from resettle.engine.verify import Verified
+
+_SIGNS = {"create": "[green]+[/]", "update": "[yellow]~[/]", "reuse": "[cyan]=[/]"}
+
+
+_ALWAYS = {"done", "unchanged", "held"}
+
+
+def counts_table(counts: Sequence[Counts]) -> Table:
+    """One line per flow: what was read, what became of it, and the rows behind it. Empty columns are left out."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    words = [str(word) for word in Status if word in _ALWAYS or any(one.units[word] for one in counts)]
+    actions = [word for word in ("create", "update", "reuse") if any(one.total(Action(word)) for one in counts)]
+    for title in ("flow", "read", *words, *(f"rows {word}d" for word in actions)):
+        table.add_column(title, justify="left" if title == "flow" else "right", no_wrap=True)
+    for one in counts:
+        units = [_number(one.units[word], word) for word in words]
+        rows = [one.total(Action(action)) for action in actions]
+        table.add_row(one.flow, f"{one.read:,}", *units, *(f"{row:,}" if row else "-" for row in rows))
+    return table
+
+
+def _number(count: int, word: str) -> str:
+    if not count:
+        return "-"
+    colour = {"held": "yellow", "failed": "red", "done": "green"}.get(word)
+    return f"[{colour}]{count:,}[/]" if colour else f"{count:,}"
+
+
+def print_plan(console: Console, plan: Plan, *, saved_as: str | None, samples: int) -> None:
+    """A plan, for people."""
+    console.print(f"[bold]plan[/] {plan.migration} ({plan.environment})")
+    console.print(counts_table(plan.counts))
+    for counts in plan.counts:
+        _reasons(console, counts)
+        _samples(console, counts, samples)
+        _fields(console, counts)
+    console.print(f"Plan: {plan.writes:,} rows to write. Nothing will be deleted, no table will be altered.")
+    if saved_as:
+        console.print(f"Saved to {escape(saved_as)}. To do exactly this: [bold]resettle apply {escape(saved_as)}[/]")
+
+
+def print_applied(console: Console, applied: Applied) -> None:
+    """A run, for people."""
+    console.print(f"[bold]run {applied.run}[/] {applied.status}")
+    console.print(counts_table(applied.counts))
+    for counts in applied.counts:
+        _reasons(console, counts)
+    held = sum(counts.units[Status.HELD] for counts in applied.counts)
+    if held:
+        console.print(
+            f"[yellow]{held:,} records are held.[/] See them: [bold]resettle held list[/]; once they or the mapping"
+            " are right: [bold]resettle held replay[/]"
+        )
+    if applied.interrupted:
+        console.print("Interrupted after a whole batch; go on with: [bold]resettle apply[/]")
+
+
+def _reasons(console: Console, counts: Counts) -> None:
+    parts = [f"{reason} {count:,}" for reason, count in counts.reasons.most_common()]
+    parts += [f"{name} {count:,} (warning, migrated)" for name, count in counts.warnings.most_common()]
+    if parts:
+        console.print(f"  {counts.flow}: {', '.join(parts)}", highlight=False)
+
+
+def _samples(console: Console, counts: Counts, samples: int) -> None:
+    for kind, kept in counts.samples.items():
+        for sample in kept[:samples]:
+            console.print(f"  {_SIGNS.get(kind, '[yellow]![/]')} {_line(counts.flow, kind, sample)}", highlight=False)
+            for name, (before, after) in list(sample.fields.items())[:20] if kind != "create" else ():
+                console.print(f"      {name}: {escape(str(before))} -> {escape(str(after))}", highlight=False)
+            if kind == "create" and sample.fields and next(iter(sample.fields.values()))[1] != "(not shown)":
+                shown = ", ".join(f"{name}={after}" for name, (_, after) in sample.fields.items())
+                console.print(f"      {escape(shown)}", highlight=False)
+
+
+def _line(flow: str, kind: str, sample: Sample) -> str:
+    return escape(f"{kind} {flow} {sample.unit}" + (f": {sample.detail}" if sample.detail else ""))
+
+
+def _fields(console: Console, counts: Counts) -> None:
+    if counts.unmapped:
+        console.print(f"  {counts.flow}: nothing maps {escape(', '.join(counts.unmapped))}", highlight=False)
+    if counts.unseen:
+        console.print(f"  {counts.flow}: not in the first records: {escape(', '.join(counts.unseen))}", highlight=False)
+
+
+def print_remarks(console: Console, remarks: Iterable[Remark]) -> None:
+    """check's remarks, the worst first."""
+    marks = {"error": "[red]error[/]  ", "warning": "[yellow]warning[/]", "note": "[dim]note[/]   "}
+    for remark in sorted(remarks, key=lambda one: list(marks).index(one.level)):
+        place = f" ({remark.place})" if remark.place else ""
+        console.print(f"{marks[remark.level]} {escape(remark.message)}{escape(place)}", highlight=False)
+        if remark.hint:
+            console.print(f"        {escape(remark.hint)}", style="dim", highlight=False)
+
+
+def print_verified(console: Console, verified: Verified, *, spots: int) -> None:
+    """verify's outcome, for people."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in (
+        "flow",
+        "source records",
+        "held",
+        "skipped",
+        "rows compared",
+        "cells",
+        "instants",
+        "JSON",
+        "in target",
+    ):
+        table.add_column(title, justify="left" if title in {"flow", "in target"} else "right")
+    for flow in verified.flows:
+        numbers = (flow.read, flow.held, flow.skipped, flow.rows, flow.cells, flow.instants, flow.documents)
+        there = ", ".join(f"{name} {count:,}" for name, count in flow.in_target.items())
+        table.add_row(flow.flow, *(f"{number:,}" for number in numbers), there)
+    console.print(table)
+    for name, passed, detail in verified.checks:
+        sign = "[green]ok[/]  " if passed else "[red]FAIL[/]"
+        console.print(f"{sign} {escape(name)}" + (f": {escape(detail)}" if detail else ""), highlight=False)
+    for spot in verified.spots[:spots]:
+        equal = sum(same for _, _, same in spot.fields.values())
+        console.print(
+            f"spot {spot.flow} {escape(spot.key)}: {equal} of {len(spot.fields)} fields equal", highlight=False
+        )
+        for name, (wanted, found, same) in spot.fields.items():
+            if wanted is not None or found is not None or not same:
+                sign = "=" if same else "[red]*[/]"
+                console.print(f"    {sign} {name}: {escape(str(wanted))} | {escape(str(found))}", highlight=False)
+    for finding in verified.findings:
+        where = " ".join(part for part in (finding.flow, finding.unit) if part)
+        console.print(f"[red]* {finding.kind}[/] {escape(where)}: {escape(finding.detail)}", highlight=False)
+    total = sum(verified.counts.values())
+    console.print("[green]Verified: everything arrived.[/]" if not total else f"[red]{total:,} findings.[/]")
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    """A plain table of dicts."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row.get(column) is None else escape(str(row[column])) for column in columns))
+    return table
