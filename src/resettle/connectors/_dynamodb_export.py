@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import pyarrow as pa
 
-from resettle.batch import Batch, Partition, Schema
+from resettle.batch import RECORD, Batch, Partition, Schema
 from resettle.calls import Caller
 from resettle.connectors import _dynamodb_json as typed
 from resettle.connectors._lines import FETCH_AGAIN, batches, lines, share
@@ -164,7 +164,7 @@ class Exports:
 
     def schema(self, dataset: str) -> Schema:
         export = self._export(dataset)
-        sample = pa.table({typed.RECORD: pa.array([], pa.string())})
+        sample = pa.table({RECORD: pa.array([], pa.string())})
         for file in self._files(export):
             found = lines(self._sound(file.key, file.md5), self.name)
             sample = next((table for table in batches(found, SAMPLE) if len(table)), sample)

@@ -323,12 +323,12 @@ def _parquet_kind(kind: pa.DataType) -> Kind:
 
 
 def _is_micro(kind: pa.DataType) -> bool:
-    return pa.types.is_timestamp(kind) and kind.unit != "ns"
+    return bool(pa.types.is_timestamp(kind) and kind.unit != "ns")
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
     types = pa.types
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
 
 
 _PARQUET = (

@@ -64,7 +64,7 @@ def write(connection: Connection, job: Write) -> None:
             raise RejectedError("exists", ", ".join(job.key))
     statement = _merge(job, columns, staged, always)
     if statement is not None:
-        connection.execute(statement)
+        connection.execute(sql.Composed([statement]))
 
 
 def proof(number: int) -> str:
@@ -173,7 +173,7 @@ def refused_units(connection: Connection, jobs: Sequence[Write], units: Sequence
     unfit = _unfit(trials)
     refused += [Refusal(names[number].as_py(), "22000", column=column) for number, column in unfit.items()]
     with undone(connection):
-        connection.execute(_stage_trials(connection, trials, set(unfit), len(names)))
+        connection.execute(sql.Composed([_stage_trials(connection, trials, set(unfit), len(names))]))
         found = connection.execute(_REFUSED).fetchall()
     return refused + [Refusal(names[number].as_py(), *rest) for number, *rest in found]
 
