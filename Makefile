@@ -38,12 +38,12 @@ types: $(STAMP) ## mypy, strict
 
 check: lint types test ## what CI runs
 
-bench: $(STAMP) ## measure resettle
-	$(BIN)/python -m benchmarks.run
+bench: $(STAMP) ## measure resettle (ARGS="--large" adds 5,000,000 rows)
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 # The other tools' dependencies disagree with ours, so they live in a venv of their own.
 bench-peers: $(STAMP) $(PEERS) ## measure other tools on the same data
-	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 $(PEERS): benchmarks/requirements-peers.txt
 	test -x .venv-peers/bin/python || python3 -m venv .venv-peers

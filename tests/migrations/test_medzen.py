@@ -5,11 +5,11 @@ Every trap of `generate.MESSY` becomes what it says it does.
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -28,7 +28,7 @@ from resettle.engine.plan import plan as plan_migration
 from resettle.engine.verify import Verified
 from resettle.engine.verify import verify as verify_migration
 from resettle.mapping.load import load
-from resettle.sandbox.postgres import start_postgres, supabase_roles
+from resettle.sandbox.postgres import supabase_roles
 
 FOLDER = Path(__file__).parents[2] / "migrations" / "medzen"
 FIRST = datetime(2026, 1, 5, 8, 0, 0, 250_000, tzinfo=UTC)
@@ -57,15 +57,11 @@ MESSY: dict[str, Any] = {messy.name: messy for messy in generate.MESSY}
 
 
 class Medzen:
-    """The migration with an export of its own and a Supabase database of its own."""
+    """The migration with some export and some database."""
 
     def __init__(self, export: Path, url: str, **variables: str) -> None:
-        self.url, self.export = url, export
-        given = {"MEDZEN_EXPORT": str(export), "SUPABASE_DB_URL": url, **variables}
-        self.migration = load(FOLDER, "local", given)
-        supabase_roles(url)
-        with psycopg.connect(url) as connection:
-            connection.execute((FOLDER / "sandbox" / "schema.sql").read_text())
+        self.url = url
+        self.migration = load(FOLDER, "local", {"MEDZEN_EXPORT": str(export), "SUPABASE_DB_URL": url, **variables})
 
     def plan(self, now: datetime = FIRST) -> Plan:
         with Connections(self.migration) as connections:
@@ -123,9 +119,23 @@ def server(postgres_url: str) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture(scope="module")
-def run(export: Path, server: Callable[[], str]) -> tuple[Medzen, Plan, Applied]:
+def supabase(server: Callable[[], str]) -> Callable[[], str]:
+    """Makes databases as Supabase has them, with medzen's empty tables."""
+
+    def create() -> str:
+        url = server()
+        supabase_roles(url)
+        with psycopg.connect(url) as connection:
+            connection.execute((FOLDER / "sandbox" / "schema.sql").read_text())
+        return url
+
+    return create
+
+
+@pytest.fixture(scope="module")
+def run(export: Path, supabase: Callable[[], str]) -> tuple[Medzen, Plan, Applied]:
     """medzen planned, then applied once."""
-    medzen = Medzen(export, server())
+    medzen = Medzen(export, supabase())
     return medzen, medzen.plan(), medzen.apply()
 
 
@@ -240,17 +250,14 @@ def test_even_a_fresh_look_at_every_record_writes_no_row_of_data(medzen: Medzen)
 
 
 def test_an_export_of_which_a_hundredth_changed_updates_exactly_that(
-    server: Callable[[], str], tmp_path: Path
+    supabase: Callable[[], str], tmp_path: Path
 ) -> None:
     for name, changed in (("before", 0.0), ("after", 0.01)):
         generate.generate(tmp_path / name, 500, changed=changed)
-    medzen = Medzen(tmp_path / "before", server())
+    medzen = Medzen(tmp_path / "before", supabase())
     medzen.apply()
     before = medzen.versions()
-    later = Medzen.__new__(Medzen)
-    later.url = medzen.url
-    given = {"MEDZEN_EXPORT": str(tmp_path / "after"), "SUPABASE_DB_URL": medzen.url}
-    later.migration = load(FOLDER, "local", given)
+    later = Medzen(tmp_path / "after", medzen.url)
     assert [counts.as_json() for counts in later.plan(LATER).counts] == [
         counts.as_json() for counts in later.apply(LATER).counts
     ]
@@ -265,8 +272,8 @@ def test_an_export_of_which_a_hundredth_changed_updates_exactly_that(
     assert not later.verify().findings
 
 
-def test_missing_times_may_stay_missing(export: Path, server: Callable[[], str]) -> None:
-    medzen = Medzen(export, server(), missing_times="null")
+def test_missing_times_may_stay_missing(export: Path, supabase: Callable[[], str]) -> None:
+    medzen = Medzen(export, supabase(), missing_times="null")
     medzen.apply(select=("sessions",))
     sessions = medzen.rows("video_call_sessions")
     for name in ("time_zero", "time_empty", "time_missing", "time_null"):
@@ -276,17 +283,17 @@ def test_missing_times_may_stay_missing(export: Path, server: Callable[[], str])
 
 
 def test_events_as_the_code_wrote_them_find_their_session_by_meeting(
-    server: Callable[[], str], tmp_path: Path
+    supabase: Callable[[], str], tmp_path: Path
 ) -> None:
     generate.generate(tmp_path / "real", 300, audit_shape="real", messy=False)
-    medzen = Medzen(tmp_path / "real", server(), audit_shape="real")
+    medzen = Medzen(tmp_path / "real", supabase(), audit_shape="real")
     planned, applied = medzen.plan(), medzen.apply()
     assert [counts.as_json() for counts in planned.counts] == [counts.as_json() for counts in applied.counts]
     meetings = {str(row["meeting_id"]): key for key, row in medzen.rows("video_call_sessions").items()}
     items = [
         json.loads(line)["Item"]
         for file in (tmp_path / "real").glob("medzen-meeting-audit/AWSDynamoDB/*/data/*.json.gz")
-        for line in __import__("gzip").decompress(file.read_bytes()).splitlines()
+        for line in gzip.decompress(file.read_bytes()).splitlines()
     ]
     known = [item for item in items if item.get("meetingId", {}).get("S") in meetings]
     events = medzen.rows("video_call_audit_log")
@@ -303,8 +310,8 @@ def test_events_as_the_code_wrote_them_find_their_session_by_meeting(
     assert not medzen.verify().findings
 
 
-def test_a_session_time_zone_of_the_database_changes_no_instant(export: Path, server: Callable[[], str]) -> None:
-    url = server()
+def test_a_session_time_zone_of_the_database_changes_no_instant(export: Path, supabase: Callable[[], str]) -> None:
+    url = supabase()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET TimeZone = 'Africa/Douala'")
     medzen = Medzen(export, url)
@@ -312,5 +319,3 @@ def test_a_session_time_zone_of_the_database_changes_no_instant(export: Path, se
     row = medzen.rows("video_call_sessions")[MESSY["instant_ms"].item["id"]["S"]]
     assert row["start_time"] == datetime(2025, 12, 26, 12, tzinfo=UTC)
 
-
-assert replace, start_postgres

@@ -11,6 +11,7 @@ from rich.markup import escape
 from resettle.cli import demo, held, look, verify, write
 from resettle.cli.options import err, run
 from resettle.errors import ResettleError
+from resettle.memory import steady
 from resettle.report.log import event
 
 EXIT_CODES = """
@@ -34,6 +35,7 @@ app.add_typer(held.app, name="held")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code; errors become one message and what to do next."""
+    steady()
     try:
         code = run(app, arguments)
     except ResettleError as error:

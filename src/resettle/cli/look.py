@@ -168,7 +168,20 @@ def runs(
         if json:
             print_json({"runs": found})
         else:
-            out.print(summary.table_of(found, ["run", "phase", "status", "started_at", "finished_at", "host", "pid"]))
+            out.print(
+                summary.table_of([_short(one) for one in found], ["run", "phase", "status", "started", "took", "what"])
+            )
+
+
+def _short(run: dict[str, Any]) -> dict[str, Any]:
+    """A run on one line: when, how long, how much."""
+    started = datetime.fromisoformat(run["started_at"])
+    finished = datetime.fromisoformat(run["finished_at"]) if run["finished_at"] else None
+    flows = (run["summary"] or {}).get("flows", [])
+    totals = {word: sum(flow[word] for flow in flows) for word in ("done", "unchanged", "held", "failed")}
+    what = ", ".join(f"{count:,} {word}" for word, count in totals.items() if count)
+    took = f"{(finished - started).total_seconds():.1f} s" if finished else ""
+    return {**run, "started": f"{started:%Y-%m-%d %H:%M:%S}", "took": took, "what": what}
 
 
 def trace(

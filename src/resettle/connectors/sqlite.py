@@ -372,7 +372,7 @@ def _existing(name: str, settings: SQLiteSettings) -> Path:
     try:
         if settings.create and not settings.readonly:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()  # to SQLite, an empty file is an empty database
+            path.touch(mode=0o600)  # to SQLite, an empty file is an empty database
         if path.is_file():
             return path
         near = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -19,7 +19,7 @@ from resettle.calls import Caller
 from resettle.connector import Sql, Target
 from resettle.engine.balance import Counts
 from resettle.engine.count import count_decision, count_prepared
-from resettle.engine.decide import Decided, Decider, Decision, Foreseen, hold_units
+from resettle.engine.decide import Decided, Decider, Decision, Foreseen
 from resettle.engine.feed import Prepared
 from resettle.engine.flow import Connections, FlowRun, Options, compile_flow, open_flow, referenced, selected
 from resettle.engine.plan import Plan, check_fresh, decision_hashes, plan
@@ -137,7 +137,7 @@ class _Writer:
 
     def _write(self, prepared: Prepared) -> list[Decision]:
         """Commit a batch; several decisions if it had to be cut in parts."""
-        if not prepared.shaped.units.num_rows:
+        if not len(prepared):
             return []
         try:
             return [self._commit(prepared, None)]
@@ -162,9 +162,9 @@ class _Writer:
                 prepared = replace(prepared, known=self._ledger.known(self._flow.name, units))
             with _transactions(self._flow.targets, self._ledger):
                 decision = self._decider.decide(prepared, optimistic=self._optimistic and tries == 1, lock=True)
-                if refused is not None:
-                    decision = hold_units(decision, refused)
                 self._allow(decision)
+                if refused is not None:
+                    decision = self._decider.hold(decision, refused)
                 for made in decision.outputs:
                     for rows, action in _writes(made):
                         self._target(made).write(made.dataset[1], rows, self._key(made), action)

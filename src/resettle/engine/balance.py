@@ -65,7 +65,7 @@ class Counts:
             "flow": self.flow,
             "read": self.read,
             **{str(status): self.units[status] for status in Status},
-            "rows": {output: dict(counter) for output, counter in self.rows.items()},
+            "rows": {output: dict(counter) for output, counter in self.rows.items() if counter},
             "reasons": dict(self.reasons),
             "warnings": dict(self.warnings),
             "unmapped": list(self.unmapped),

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from resettle.batch import Schema
-from resettle.connector import Target
 from resettle.engine.flow import Connections, Options, compile_flow, selected
 from resettle.engine.shape import FlowShape, OutputShape
 from resettle.engine.verify import probe_all
-from resettle.errors import MappingError, ResettleError
+from resettle.errors import MappingError
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.load import Migration
-from resettle.mapping.model import Value
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,6 @@ def _targets(migration: Migration, shape: FlowShape, connections: Connections, l
                 f"{into} has triggers that migrated rows will fire: {', '.join(output.schema.triggers)}",
                 hint="set `replica_role: true` on the connection to keep them (and foreign keys) silent",
             )
-        yield from _constants(shape, output, target)
         yield from _unowned(output)
 
 
@@ -97,29 +94,6 @@ def _rights(into: str, schema: Schema) -> Iterator[Remark]:
             f"{into}: row-level security applies to this user; rows it may not see count as absent",
             hint="use a role with BYPASSRLS (Supabase: the database's postgres or service_role user)",
         )
-
-
-def _constants(shape: FlowShape, output: OutputShape, target: Target) -> Iterator[Remark]:
-    """Constants that a CHECK of the target refuses (only where the CHECK is about that column alone)."""
-    declared = shape.flow.all_outputs[output.name].columns
-    sql = target.sql()
-    if not isinstance(declared, dict) or sql is None or sql.dialect != "postgres":
-        return
-    for name, form in declared.items():
-        column = output.schema.column(name)
-        if not isinstance(form, Value) or form.value is None or column is None:
-            continue
-        value = str(form.value).replace("'", "''")
-        for constraint, expression in output.schema.checks.items():
-            try:
-                answer = target.ask(f"""SELECT {expression} FROM (SELECT '{value}'::{column.native} AS "{name}") t""")
-            except ResettleError:
-                continue  # the CHECK is about other columns too: the rehearsal of a batch will tell
-            if answer and answer[0][0] is False:
-                yield Remark(
-                    "error",
-                    f"{output.dataset}.{name}: the constant is refused by CHECK {constraint}",
-                )
 
 
 def _unowned(output: OutputShape) -> Iterator[Remark]:

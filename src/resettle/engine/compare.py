@@ -12,6 +12,7 @@
     yes   | gone                 | conflict: deleted in the target, never revived
 
 A row that we only reused was never ours: a change to it is a conflict, and nothing at all under `match`.
+Of several rows with one natural key (`match` needs no unique index) the first counts.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ SELECT w._at,
   k._at IS NOT NULL AS _known, p._at AS _present
 FROM wanted w
 LEFT JOIN known k ON k._at = w._at
-LEFT JOIN present p ON p._key = w._key
+LEFT JOIN (SELECT * FROM present QUALIFY row_number() OVER (PARTITION BY _key ORDER BY _at) = 1) p ON p._key = w._key
 ORDER BY w._at
 """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import duckdb
 import numpy as np
@@ -34,18 +34,20 @@ Dataset = tuple[str, str]
 class Foreseen:
     """What this run has created or would create: the same for a plan, which writes nothing, and an apply."""
 
-    keys: dict[Dataset, Uniques] = field(default_factory=dict)
+    keys: dict[tuple[Dataset, tuple[str, ...]], Uniques] = field(default_factory=dict)
+    """By dataset and columns: the key that an output goes by, and every unique key that others may point at."""
     target_keys: dict[tuple[str, int], list[pa.Table]] = field(default_factory=dict)
     """(flow, output) -> tables of unit, target_key; kept only for flows that others reference."""
     referenced: frozenset[str] = frozenset()
 
-    def of(self, dataset: Dataset) -> Uniques:
-        return self.keys.setdefault(dataset, Uniques())
+    def of(self, dataset: Dataset, columns: tuple[str, ...]) -> Uniques:
+        return self.keys.setdefault((dataset, columns), Uniques())
 
     def accept(self, flow: str, decision: Decision) -> None:
         """The decision was carried out (or, in a plan, counted)."""
         for made in decision.outputs:
-            self.of(made.dataset).add(made.new_keys)
+            for columns, hashes in made.new_keys.items():
+                self.of(made.dataset, columns).add(hashes)
             if flow in self.referenced and made.rows.num_rows:
                 first = made.rows.filter(pc.equal(made.rows["_n"], 0))
                 table = pa.table({"unit": first["_unit"], "target_key": first["_key"]})
@@ -64,7 +66,7 @@ class Decided:
     dataset: Dataset
     rows: pa.Table
     present: pa.Table
-    new_keys: Hashes
+    new_keys: Mapping[tuple[str, ...], Hashes]
 
     def having(self, action: Action) -> pa.Table:
         return self.rows.filter(pc.equal(self.rows["_action"], str(action)))
@@ -114,10 +116,11 @@ class Decider:
             if bad.num_rows:
                 conflicts[output.name] += bad.num_rows
                 trouble.append(_trouble(bad, output))
-            trouble += self._orphans(output, rows, [done for done, _ in decided])
             decided.append((rows, present))
+        trouble += self._lost([rows for rows, _ in decided], trouble)
         if trouble:
             units, decided = _hold(units, decided, pa.concat_tables(trouble))
+            decided = [(self._bereft(o, rows), p) for o, (rows, p) in zip(self._shape.outputs, decided, strict=True)]
         return Decision(
             self._settle(units, [rows for rows, _ in decided], prepared),
             tuple(
@@ -126,6 +129,16 @@ class Decider:
             ),
             conflicts,
         )
+
+    def hold(self, decision: Decision, refusals: pa.Table) -> Decision:
+        """The decision without the units that the target refuses (unit, reason, detail)."""
+        units, kept = _hold(decision.units, [(made.rows, made.present) for made in decision.outputs], refusals)
+        pairs = [(o, self._bereft(o, rows)) for o, (rows, _) in zip(self._shape.outputs, kept, strict=True)]
+        outputs = tuple(
+            replace(made, rows=rows, new_keys=self._new_keys(output, rows))
+            for made, (output, rows) in zip(decision.outputs, pairs, strict=True)
+        )
+        return Decision(units, outputs, decision.conflicts)
 
     # -- one output -------------------------------------------------------------------------------------
 
@@ -264,16 +277,23 @@ class Decider:
         return hashes
 
     def _duplicates(self, output: OutputShape, rows: pa.Table) -> pa.Table:
-        """A row to create whose key another unit of this run has already is in conflict."""
-        creates = pc.equal(rows["_action"], str(Action.CREATE)).to_numpy(zero_copy_only=False)
-        if not creates.any() or self._keys_are_units(output, rows):
+        """A new row whose key another unit of this run has already is in conflict, or by `match` the same row.
+
+        In a plan that other row is foreseen, in an apply a former batch's is there already: no difference.
+        """
+        fresh = pc.invert(rows["_known"])
+        if not pc.any(fresh).as_py() or self._keys_are_units(output, rows):
             return rows
         hashes = self._key_hashes(rows["_key"])
-        again = np.zeros(len(hashes), np.bool_)
-        again[creates] = self._foreseen.of((output.connection, output.dataset)).repeated(hashes[creates])
+        made = self._foreseen.of((output.connection, output.dataset), output.key_names)
+        creates = pc.and_(pc.equal(rows["_action"], str(Action.CREATE)), fresh).to_numpy(zero_copy_only=False)
+        again = made.seen(hashes) & fresh.to_numpy(zero_copy_only=False)
+        again[creates] |= made.repeated(hashes[creates])
         if not again.any():
             return rows
         hit = pa.array(again)
+        if output.match:
+            return _set(rows, "_action", pc.if_else(hit, str(Action.REUSE), rows["_action"]))
         rows = _set(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
         return _set(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
 
@@ -300,15 +320,49 @@ class Decider:
         rows = pa.concat_tables([rest, again.select(rest.column_names)])
         return rows, pa.concat_tables([present, found.select(present.column_names)])
 
+    def _bereft(self, output: OutputShape, rows: pa.Table) -> pa.Table:
+        """Rows that `match` a row of this very batch whose unit is held after all: the first of them makes it."""
+        if not output.match:
+            return rows
+        reuse = pc.and_(pc.equal(rows["_action"], str(Action.REUSE)), pc.is_null(rows["_present"]))
+        reuse = pc.and_(reuse, pc.invert(rows["_known"])).to_numpy(zero_copy_only=False)
+        if not reuse.any():
+            return rows
+        hashes = self._key_hashes(rows["_key"])
+        creates = pc.equal(rows["_action"], str(Action.CREATE)).to_numpy(zero_copy_only=False)
+        made = self._foreseen.of((output.connection, output.dataset), output.key_names).seen(hashes)
+        alone = reuse & ~made & ~np.isin(hashes, hashes[creates])
+        first = np.zeros(len(hashes), np.bool_)
+        first[np.flatnonzero(alone)[np.unique(hashes[alone], return_index=True)[1]]] = True
+        return _set(rows, "_action", pc.if_else(pa.array(first), str(Action.CREATE), rows["_action"]))
+
     def _duplicates_among(self, output: OutputShape, rows: pa.Table, others: pa.Table) -> pa.Table:
         hashes, taken = self._key_hashes(rows["_key"]), self._key_hashes(others["_key"])
-        again = self._foreseen.of((output.connection, output.dataset)).repeated(hashes) | np.isin(hashes, taken)
+        made = self._foreseen.of((output.connection, output.dataset), output.key_names)
+        again = made.repeated(hashes) | np.isin(hashes, taken)
         create = pc.equal(rows["_action"], str(Action.CREATE))
         hit = pc.and_(pa.array(again), create)
         rows = _set(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
         return _set(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
 
     # -- foreign keys ---------------------------------------------------------------------------------------
+
+    def _lost(self, outputs: Sequence[pa.Table], trouble: Sequence[pa.Table]) -> list[pa.Table]:
+        """Units whose rows point nowhere, and those that point at them, until no more are found."""
+        found: list[pa.Table] = []
+        own = {(output.connection, output.dataset) for output in self._shape.outputs}
+        inner = any((o.connection, k.target) in own for o in self._shape.outputs for k in o.schema.foreign_keys)
+        while True:
+            gone = [chunk for table in [*trouble, *found] for chunk in table["unit"].chunks]
+            going = list(outputs)
+            if gone:
+                held = pa.chunked_array(gone, pa.string()).combine_chunks()
+                going = [rows.filter(pc.invert(pc.is_in(rows["_unit"], held))) for rows in outputs]
+            pairs = zip(self._shape.outputs, going, strict=True)
+            more = [table for output, rows in pairs for table in self._orphans(output, rows, going)]
+            found += more
+            if not (more and inner):
+                return found
 
     def _orphans(self, output: OutputShape, rows: pa.Table, done: Sequence[pa.Table]) -> list[pa.Table]:
         """Rows to write whose foreign key points at nothing, neither in the target nor foreseen."""
@@ -326,9 +380,10 @@ class Decider:
         self, output: OutputShape, foreign_key: ForeignKey, rows: pa.Table, done: Sequence[pa.Table]
     ) -> pa.Table | None:
         target = self._targets[output.connection]
-        columns = [c for name in foreign_key.columns if (c := output.schema.column(name))]
+        pairs = sorted(zip(foreign_key.target_columns, foreign_key.columns, strict=True))
+        columns = [c for _, name in pairs if (c := output.schema.column(name))]
         referred = target.schema(foreign_key.target)
-        theirs = [c for name in foreign_key.target_columns if (c := referred.column(name))]
+        theirs = [c for name, _ in pairs if (c := referred.column(name))]
         for name in foreign_key.columns:
             rows = rows.filter(pc.is_valid(rows[name]))
         if not rows.num_rows:
@@ -349,19 +404,30 @@ class Decider:
         if found.num_rows:
             hashes = self._key_hashes(found["k"])
             dataset = (output.connection, foreign_key.target)
-            coming = self._foreseen.of(dataset).seen(hashes)
-            for earlier, table in zip(self._shape.outputs, done, strict=False):
-                if (earlier.connection, earlier.dataset) == dataset:
-                    coming |= np.isin(hashes, self._key_hashes(table["_key"]))
+            names = tuple(column.name for column in theirs)
+            coming = self._foreseen.of(dataset, names).seen(hashes)
+            for other, table in zip(self._shape.outputs, done, strict=True):
+                if (other.connection, other.dataset) == dataset:
+                    coming |= np.isin(hashes, self._new_keys(other, table).get(names, []))
             found = found.filter(pa.array(~coming))
         if not found.num_rows:
             return None
         detail = f"{output.dataset}.{', '.join(own)}: no such row in {foreign_key.target} ({foreign_key.name})"
         return _holds(found["_unit"], "foreign_key", detail)
 
-    def _new_keys(self, output: OutputShape, rows: pa.Table) -> Hashes:
+    def _new_keys(self, output: OutputShape, rows: pa.Table) -> dict[tuple[str, ...], Hashes]:
+        """Hashes of the keys of rows to create: the output's own, and what foreign keys may point at."""
         creates = rows.filter(pc.equal(rows["_action"], str(Action.CREATE)))
-        return self._key_hashes(creates["_key"])
+        found = {output.key_names: self._key_hashes(creates["_key"])}
+        for unique in (output.schema.key, *output.schema.unique):
+            names = tuple(sorted(unique))
+            if names and names not in found and set(names) <= set(output.names):
+                columns = [c for name in names if (c := output.schema.column(name))]
+                self._db.register("_c", as_duckdb(creates.select(list(names)), columns))
+                keys = query(self._db, f"SELECT {key_sql(columns)} AS k FROM _c")["k"]
+                self._db.unregister("_c")
+                found[names] = self._key_hashes(keys)
+        return found
 
     # -- units ------------------------------------------------------------------------------------------------
 
@@ -439,14 +505,3 @@ def _hold(
     for name in ("reason", "detail"):
         units = _set(units, name, pc.if_else(hit, first[f"{name}_first"].combine_chunks().take(at), units[name]))
     return units, [(rows.filter(pc.invert(pc.is_in(rows["_unit"], keys))), present) for rows, present in decided]
-
-
-def hold_units(decision: Decision, refusals: pa.Table) -> Decision:
-    """The decision without the units that the target refuses (unit, reason, detail)."""
-    pairs = [(made.rows, made.present) for made in decision.outputs]
-    units, kept = _hold(decision.units, pairs, refusals)
-    outputs = tuple(
-        Decided(made.number, made.dataset, rows, present, made.new_keys)
-        for made, (rows, present) in zip(decision.outputs, kept, strict=True)
-    )
-    return Decision(units, outputs, decision.conflicts)

@@ -115,6 +115,8 @@ class Feed:
             table, raw = table.filter(pa.array(chosen)), raw[chosen]
         settled, rest = self._settle(raw)
         read = len(raw)
+        if not rest.any():
+            return Looked(pa.table({}), read, settled)
         if not rest.all():
             table, raw = table.filter(pa.array(rest)), raw[rest]
         rows = self._identify(database, batch.decode(table, list(self._shape.needs)), raw)
@@ -125,6 +127,8 @@ class Feed:
 
     def prepare(self, looked: Looked) -> Prepared:
         """Shape what was looked at, batch after batch in one thread."""
+        if not looked.rows.num_rows:
+            return Prepared(_nothing_shaped(), nothing_known(), looked.read, looked.settled)
         rows, repeats = self._drop_repeats(looked.rows)
         settled = looked.settled
         if repeats:
@@ -171,9 +175,6 @@ class Feed:
 
     def _identify(self, database: duckdb.DuckDBPyConnection, rows: pa.Table, raw: Hashes) -> pa.Table:
         """Add _unit and _raw; a record without a key gets one from its hash and is held."""
-        if not rows.num_rows:
-            empty = {"_unit": pa.array([], pa.string()), "_raw": pa.array([], pa.int64())}
-            return _add(rows, empty)
         units = shaping.unit_keys(database, self._shape, rows)
         trouble = rows[TROUBLE].combine_chunks() if TROUBLE in rows.column_names else None
         if units.null_count or (trouble is not None and trouble.null_count < len(trouble)):
@@ -189,8 +190,6 @@ class Feed:
 
     def _drop_repeats(self, rows: pa.Table) -> tuple[pa.Table, int]:
         """A unit key that comes again: the same record is dropped and counted, another one is held."""
-        if not rows.num_rows:
-            return rows, 0
         self._db.register("_u", rows.select(["_unit"]))
         units = query(self._db, "SELECT hash(_unit) AS u FROM _u")["u"].to_numpy().view(np.int64)
         self._db.unregister("_u")
@@ -201,7 +200,8 @@ class Feed:
             return rows, 0
         places = np.flatnonzero(again)
         same = np.zeros(len(again), np.bool_)
-        same[places] = [self._units.companion(int(units[at])) == int(raw[at]) for at in places]
+        first = self._units.companions(units[again])
+        same[places] = [first[int(units[at])] == int(raw[at]) for at in places]
         rows = _hold_repeats(rows, pa.array(again & ~same))
         return rows.filter(pa.array(~same)), int(same.sum())
 
@@ -225,6 +225,11 @@ class Feed:
 
 def _nothing_seen() -> Seen:
     return Seen(*(np.empty(0, np.int64) for _ in range(3)))
+
+
+def _nothing_shaped() -> Shaped:
+    names = ("_unit", "_raw", "status", "reason", "detail", "warnings")
+    return Shaped(pa.table({name: pa.array([], pa.string()) for name in names}), ())
 
 
 def _add(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:

@@ -1,7 +1,7 @@
 """Fingerprints: an md5 over the canonical text of a row's columns, equal for source-shaped and fetched rows.
 
-The text is the columns' canonical forms (mapping/columns.py) joined by `|`, a null being empty, followed by the
-length in bytes of every text (empty for null), so that no two different rows have one text.
+The text is the names of its columns, then the columns' canonical forms (mapping/columns.py) joined by `|`, a
+null being empty, then the length in bytes of every text (empty for null): no two different rows have one text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def fingerprint_sql(columns: Sequence[Column]) -> str:
     parts = [f"coalesce({canonical(column)}, '')" for column in columns]
     texts = [quote(column.name) for column in columns if column.kind in {Kind.TEXT, Kind.OTHER}]
     parts += [f"coalesce(CAST(strlen({text}) AS VARCHAR), '')" for text in texts]
-    return f"unhex(md5(concat_ws('|', {', '.join(parts)})))" if parts else "unhex(md5(''))"
+    names = literal(",".join(column.name for column in columns))
+    return f"unhex(md5(concat_ws('|', {', '.join([names, *parts])})))"
 
 
 def key_sql(columns: Sequence[Column], names: Sequence[str] | None = None) -> str:

@@ -15,18 +15,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from resettle.batch import Batch, Schema
+from resettle.batch import Batch, Column, Schema
 from resettle.connector import Source, Target
 from resettle.engine.balance import Counts
 from resettle.engine.decide import Foreseen
 from resettle.engine.feed import Feed, Prepared
 from resettle.engine.shape import Compiler, FlowShape, Ids, Resolver
-from resettle.errors import ConfigError, MappingError
+from resettle.errors import ConfigError, MappingError, ResettleError
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.columns import quote
 from resettle.mapping.functions import connect
 from resettle.mapping.load import Migration
-from resettle.mapping.model import Ref
+from resettle.mapping.model import Ref, Value
 from resettle.mapping.sql import Parsed, SqlError, parse_expression
 from resettle.middleware.readahead import Ahead, batches
 
@@ -60,7 +60,7 @@ class Options:
     select: tuple[str, ...] = ()
     where: str | None = None
     limit: int | None = None
-    batch_size: int = 50_000
+    batch_size: int = 20_000
     workers: int = 2
     fresh: bool = False
     """Do not trust remembered hashes: decode and compare everything."""
@@ -141,7 +141,9 @@ def compile_flow(
         return connections.target(target).schema(target_dataset)
 
     compiler = Compiler(migration, name, database, schema, source_types(source, schema), target_schema)
-    return compiler.compile(), database, lookups
+    shape = compiler.compile()
+    _check_constants(migration, shape, connections)
+    return shape, database, lookups
 
 
 def open_flow(
@@ -160,16 +162,46 @@ def open_flow(
     feed = Feed(
         shape,
         ledger,
-        Resolver(_target_keys(ledger, foreseen), options.ids, lookups.load),
+        Resolver(_target_keys(migration, ledger, foreseen), options.ids, lookups.load),
         database,
         digest=digest,
         started_at=started_at,
-        where=_where(options.where),
+        where=_where(options.where, shape, database),
         only=None if options.only is None else pa.array(options.only.get(name, []), pa.string()),
         fresh=options.fresh,
     )
     targets = {output.connection: connections.target(output.connection) for output in shape.outputs}
     return FlowRun(name, shape, digest, connections.source(connection_name), dataset, targets, feed, options)
+
+
+def _check_constants(migration: Migration, shape: FlowShape, connections: Connections) -> None:
+    """Raise MappingError for a constant that a CHECK about its column alone refuses."""
+    for output in shape.outputs:
+        target = connections.target(output.connection)
+        declared = shape.flow.all_outputs[output.name].columns
+        for name, form in declared.items() if isinstance(declared, dict) else ():
+            column = output.schema.column(name)
+            if not isinstance(form, Value) or form.value is None or column is None:
+                continue
+            for constraint, expression in output.schema.checks.items():
+                if _refuses(target, expression, column, form.value):
+                    at = () if shape.flow.into else ("outputs", output.name)
+                    raise MappingError(
+                        migration.place("flows", shape.name, *at, "columns", name),
+                        f"`{output.dataset}.{name}` does not accept this constant (CHECK {constraint})",
+                    )
+
+
+def _refuses(target: Target, check: str, column: Column, value: object) -> bool:
+    """Whether a CHECK is false for the constant; a CHECK about other columns too cannot be told here."""
+    sql = target.sql()
+    typed = f"::{column.native}" if sql is not None and sql.dialect == "postgres" else ""
+    text = str(value).replace("'", "''")
+    try:
+        answer = target.ask(f"SELECT {check} FROM (SELECT '{text}'{typed} AS {quote(column.name)}) t")
+    except ResettleError:
+        return False
+    return bool(answer) and answer[0][0] in (False, 0)
 
 
 def source_types(source: Source, schema: Schema) -> pa.Schema:
@@ -189,7 +221,7 @@ class Lookups:
         self._db, self._migration, self._connections = database, migration, connections
         self._loaded: set[str] = set()
         for name in migration.file.lookups:
-            database.execute(f"CREATE TABLE {quote('_lookup_' + name)} (k VARCHAR, v VARCHAR)")
+            database.execute(f"CREATE TABLE {quote('_lookup_' + name)} (_k VARCHAR, _v VARCHAR)")
 
     def load(self, name: str) -> None:
         """Fill a lookup, once. Raises MappingError if a key has two values."""
@@ -200,9 +232,9 @@ class Lookups:
             self._db.register("_l", rows)
             self._db.execute(f"INSERT INTO {table} SELECT DISTINCT k, v FROM _l WHERE k IS NOT NULL")
             self._db.unregister("_l")
-        self._db.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT DISTINCT k, v FROM {table}")
+        self._db.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT DISTINCT _k, _v FROM {table}")
         doubled = self._db.execute(
-            f"SELECT count(*) FROM (SELECT k FROM {table} GROUP BY k HAVING count(*) > 1)"
+            f"SELECT count(*) FROM (SELECT _k FROM {table} GROUP BY _k HAVING count(*) > 1)"
         ).fetchall()[0][0]
         if doubled:
             raise MappingError(
@@ -233,12 +265,17 @@ def _whole(batch: Batch) -> Batch:
     return batch
 
 
-def _target_keys(ledger: Ledger, foreseen: Foreseen) -> Callable[[str, str | None, pa.Array], pa.Table]:
+def _target_keys(
+    migration: Migration, ledger: Ledger, foreseen: Foreseen
+) -> Callable[[str, str | None, pa.Array], pa.Table]:
     """The id map: what earlier runs made, then what this run would make."""
 
     def target_keys(flow: str, output: str | None, units: pa.Array) -> pa.Table:
-        found = ledger.target_keys(flow, output, units)
-        tables = foreseen.target_keys.get((flow, 0), [])
+        names = list(migration.file.flows[flow].all_outputs)
+        named = output or names[0]
+        found = ledger.target_keys(flow, named, units)
+        number = ledger.outputs(flow).get(named, names.index(named))
+        tables = foreseen.target_keys.get((flow, number), [])
         if tables:
             coming = pa.concat_tables(tables)
             coming = coming.filter(pa.compute.is_in(coming["unit"], units))
@@ -249,10 +286,29 @@ def _target_keys(ledger: Ledger, foreseen: Foreseen) -> Callable[[str, str | Non
     return target_keys
 
 
-def _where(text: str | None) -> Parsed | None:
+def _where(text: str | None, shape: FlowShape, database: duckdb.DuckDBPyConnection) -> Parsed | None:
+    """A condition over the source's columns. Raises ConfigError where it makes no sense."""
+    from resettle.mapping.load import suggest
+
     if text is None:
         return None
     try:
-        return parse_expression(text)
+        parsed = parse_expression(text)
     except SqlError as error:
         raise ConfigError(f"--where: bad SQL: {error}") from None
+    known = [row[0] for row in database.execute("DESCRIBE source").fetchall()]
+    lower = {name.lower() for name in known}
+    unseen = list(dict.fromkeys(name for _, name, _ in parsed.columns if name.lower() not in lower))
+    for name in unseen:
+        hint = suggest(name, known)
+        if not shape.open or (hint and hint.startswith("did you mean")):
+            raise ConfigError(f"--where: the source has no column `{name}`", hint=hint)
+    nulls = "".join(f", CAST(NULL AS VARCHAR) AS {quote(name)}" for name in unseen)
+    try:
+        database.execute(
+            f"DESCRIBE SELECT TRY(CAST(({parsed.sql}) AS BOOLEAN)) FROM (SELECT *{nulls} FROM source) source"
+        )
+    except duckdb.Error as error:
+        message = str(error).splitlines()[0].removeprefix("Binder Error: ")
+        raise ConfigError(f"--where: bad SQL: {message}") from None
+    return parsed

@@ -82,11 +82,13 @@ def plan_flow(run: FlowRun, ledger: Ledger, foreseen: Foreseen) -> tuple[Counts,
     with run.prepared() as batches:
         for prepared in batches:
             count_prepared(counts, prepared)
+            run.options.progress(run.name, "reading", counts)
+            if not len(prepared):
+                continue
             decision = decider.decide(prepared, optimistic=True, lock=False)
             foreseen.accept(run.name, decision)
             count_decision(counts, run.shape, decision, show_values=run.options.show_values)
             hashes.append(decision_hashes(database, decision))
-            run.options.progress(run.name, "reading", counts)
     run.options.progress(run.name, "done", counts)
     return counts, np.sort(np.concatenate(hashes))
 

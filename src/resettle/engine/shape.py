@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
@@ -54,6 +54,8 @@ class OutputShape:
     """Each column's expression before its cast, to say what class of value did not become the column's."""
     alternates: tuple[str, ...] = ()
     """Key columns that have an `on_duplicate_key` form, delivered as _alt_<name>."""
+    rows_sql: str = ""
+    """The SELECT of its own `rows:`, if it has one."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,6 +82,8 @@ class FlowShape:
     unmapped: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     """Names used that an open source's sample did not hold."""
+    open: bool = False
+    """Whether the source has no catalogue, so that records may hold names that nobody has seen."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class Compiler:
         self._types = source_types
         self._previous: dict[str, OutputShape] = {}
         self._extra: frozenset[str] = frozenset()
+        self._rows_sql: str | None = None
 
     def compile(self) -> FlowShape:
         """Raises MappingError with the place of the first thing that cannot work."""
@@ -164,6 +169,7 @@ class Compiler:
             tuple(outputs),
             unmapped=tuple(name for name in names if name not in self._used),
             unseen=tuple(name for name in self._used if name not in names and name not in OURS),
+            open=self._source.open,
         )
 
     def _needs(self, everything: bool) -> list[str]:
@@ -181,7 +187,7 @@ class Compiler:
             self._relation(rows_sql)
             if output.rows:
                 self._relation(self._query(output.rows, *at, "rows"))
-            outputs.append(self._output(name, output, at))
+            outputs.append(replace(self._output(name, output, at), rows_sql=self._rows_sql if output.rows else ""))
             self._previous = {done.name: done for done in outputs}
         return outputs
 
@@ -189,7 +195,7 @@ class Compiler:
         connection, _, dataset = output.into.partition(".")
         schema = self._target_schema(connection, dataset)
         forms = self._forms(output, schema)
-        joins: list[str] = []
+        joins: list[tuple[str, str]] = []
         refs: list[tuple[str, str | None, str]] = []
         lookups: list[tuple[str, str]] = []
         minted: list[str] = []
@@ -245,7 +251,7 @@ class Compiler:
     def _form(
         self,
         form: ColumnForm,
-        joins: list[str],
+        joins: list[tuple[str, str]],
         refs: list[tuple[str, str | None, str]],
         lookups: list[tuple[str, str]],
         minted: list[str],
@@ -263,9 +269,7 @@ class Compiler:
             on = self._expression(form.on, *place, "on")
             self._bind(on, *place, "on")
             alias = f"_l{len(joins)}"
-            joins.append(
-                f"LEFT JOIN {quote('_lookup_' + form.lookup)} {alias} ON {alias}.k = CAST({on.sql} AS VARCHAR)"
-            )
+            joins.append((quote("_lookup_" + form.lookup) + f" {alias} ON {alias}._k", f"CAST({on.sql} AS VARCHAR)"))
             lookups.append((form.lookup, on.sql))
             otherwise = "NULL"
             if form.else_ is not None:
@@ -273,8 +277,8 @@ class Compiler:
                 self._bind(parsed, *place, "else")
                 otherwise = f"CAST({parsed.sql} AS VARCHAR)"
             return (
-                f"CASE WHEN {on.sql} IS NULL THEN {otherwise} WHEN {alias}.k IS NULL THEN {refuse(on.sql, 'VARCHAR')}"
-                f" ELSE {alias}.v END",
+                f"CASE WHEN {on.sql} IS NULL THEN {otherwise} WHEN {alias}._k IS NULL THEN {refuse(on.sql, 'VARCHAR')}"
+                f" ELSE {alias}._v END",
                 "VARCHAR",
             )
         if isinstance(form, Ref):
@@ -282,9 +286,9 @@ class Compiler:
             self._bind(on, *place, "on")
             alias, (flow, _, output) = f"_ref{len(refs)}", form.ref.partition(".")
             refs.append((flow, output or None, f"CAST({on.sql} AS VARCHAR)"))
-            joins.append(f"LEFT JOIN {alias} ON {alias}.unit = CAST({on.sql} AS VARCHAR)")
+            joins.append((f"{alias} ON {alias}._unit_of", f"CAST({on.sql} AS VARCHAR)"))
             missing = refuse(on.sql, "VARCHAR")
-            value = f"{alias}.target_key"
+            value = f"{alias}._target_key"
             return (
                 f"CASE WHEN {on.sql} IS NOT NULL AND {value} IS NULL THEN {missing} ELSE {value} END",
                 "VARCHAR",
@@ -391,6 +395,7 @@ class Compiler:
 
     def _relation(self, rows_sql: str | None) -> None:
         """Make `_probe`, an empty relation with the names and types that expressions see."""
+        self._rows_sql = rows_sql
         fields = [(name, self._type(name)) for name in self._needs(everything=True)]
         ours = [("_unit", pa.string()), ("_raw", pa.int64()), ("_n", pa.int64())]
         ours.append(("migration_time", pa.timestamp("us", tz="UTC")))
@@ -420,7 +425,7 @@ class Compiler:
         """The DuckDB type of an expression over the probe relation. Raises MappingError at its place."""
         self._widen(parsed)
         try:
-            return str(self._db.execute(f"DESCRIBE SELECT {parsed.sql} FROM _probe").fetchall()[0][1])
+            return str(self._db.execute(f"DESCRIBE SELECT {parsed.sql} FROM _probe AS source").fetchall()[0][1])
         except duckdb.Error as error:
             raise MappingError(self.migration.place(*at), f"bad SQL: {_first_line(error)}") from None
 
@@ -429,7 +434,7 @@ class Compiler:
         have = {row[0].lower() for row in self._db.execute("DESCRIBE _probe").fetchall()}
         new = [name for q, name, _ in parsed.columns if q in (None, "source") and name.lower() not in have]
         if new and self._source.open:
-            self._relation(None)
+            self._relation(self._rows_sql)
 
 
 def _snake(name: str) -> str:
@@ -489,7 +494,7 @@ def _missing_reasons(forms: Mapping[str, ColumnForm]) -> dict[str, str]:
 
 def _output_sql(
     values: Mapping[str, tuple[Column, Cast]],
-    joins: Sequence[str],
+    joins: Sequence[tuple[str, str]],
     key: Sequence[Column],
     alternates: Mapping[str, str],
     reasons: Mapping[str, str],
@@ -508,6 +513,7 @@ def _output_sql(
         for name, (_, made) in values.items()
         for check in made.checks
     ]
+    arms += [f"WHEN {quote(column.name)} IS NULL THEN {literal('no_key|' + column.name)}" for column in key]
     bad = "CAST(NULL AS VARCHAR) AS _bad"
     if tried:
         tries = [
@@ -516,11 +522,12 @@ def _output_sql(
         ]
         bad = f"CASE {' '.join(tries)} END AS _bad"
     problem = f"coalesce(_bad, CASE {' '.join(arms)} END)" if arms else "_bad"
+    joined = " ".join(f"LEFT JOIN {table} = {value(on)}" for table, on in joins)
     picked = ", ".join(quote(name) for name in [*values, *("_alt_" + name for name in alternates)])
     fingerprint = fingerprint_sql([column for column, _ in values.values()])
     return (
         f"SELECT _unit, _n, {picked}, {problem} AS _problem, {key_sql(key)} AS _key, {fingerprint} AS _fp"
-        f" FROM (SELECT base._unit, base._n, {', '.join(columns)}, {bad} FROM base {' '.join(joins)})"
+        f" FROM (SELECT source._unit, source._n, {', '.join(columns)}, {bad} FROM base AS source {joined})"
     )
 
 
@@ -551,16 +558,18 @@ def run(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table,
     outputs: list[pa.Table] = []
     problems: list[pa.Table] = []
     if shape.rows_sql:
-        source = _explode(connection, shape.rows_sql, source)
+        source, problem = _explode(connection, shape.rows_sql, source)
+        problems += problem
     elif "_n" not in source.column_names:
         source = source.append_column("_n", pa.repeat(pa.scalar(0, pa.int64()), source.num_rows))
     for number, output in enumerate(shape.outputs):
         declared = list(shape.flow.all_outputs.values())[number]
         own = source
         if declared.rows:
-            own = _explode(connection, parse_query(declared.rows).sql, source)
-        shaped, problem = _output(connection, output, number, own, shape.outputs[:number], outputs, resolver)
-        problems += [problem] if problem is not None else []
+            own, problem = _explode(connection, output.rows_sql, source)
+            problems += problem
+        shaped, bad = _output(connection, output, number, own, shape.outputs[:number], outputs, resolver)
+        problems += [bad] if bad is not None else []
         outputs.append(shaped.drop_columns(["_problem"]))
     if problems:
         units, outputs = _hold(units, outputs, pa.concat_tables(problems))
@@ -603,8 +612,22 @@ def _rules(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Tab
     )
 
 
-def _explode(connection: duckdb.DuckDBPyConnection, sql: str, source: pa.Table) -> pa.Table:
-    """Run a `rows:` query; rows of one unit are numbered in the order the query gives them."""
+def _explode(connection: duckdb.DuckDBPyConnection, sql: str, source: pa.Table) -> tuple[pa.Table, list[pa.Table]]:
+    """Run a `rows:` query, and problems (unit, reason, detail) of the records that make it fail."""
+    try:
+        return _exploded(connection, sql, source), []
+    except duckdb.Error:
+        if source.num_rows < 2:
+            detail = "the query in `rows:` fails on this record"
+            columns = {"unit": source["_unit"], "reason": ["rows_failed"], "detail": [detail]}
+            return _exploded(connection, sql, source.slice(0, 0)), [pa.table(columns)] if source.num_rows else []
+    middle = source.num_rows // 2
+    halves = [_explode(connection, sql, half) for half in (source.slice(0, middle), source.slice(middle))]
+    return pa.concat_tables([rows for rows, _ in halves]), [one for _, found in halves for one in found]
+
+
+def _exploded(connection: duckdb.DuckDBPyConnection, sql: str, source: pa.Table) -> pa.Table:
+    """The query's rows; those of one unit are numbered in the order the query gives them."""
     connection.register("source", source)
     try:
         found = query(connection, sql)
@@ -639,12 +662,13 @@ def _output(
     connection.register("base", base)
     try:
         for lookup, on in output.lookups:
-            if run_tried(connection, f"SELECT 1 FROM base WHERE TRY({on}) IS NOT NULL LIMIT 1").num_rows:
+            if run_tried(connection, f"SELECT 1 FROM base AS source WHERE TRY({on}) IS NOT NULL LIMIT 1").num_rows:
                 resolver.load_lookup(lookup)
         for index, (flow, ref_output, on) in enumerate(output.refs):
-            asked = run_tried(connection, f"SELECT DISTINCT TRY({on}) AS u FROM base")["u"]
+            asked = run_tried(connection, f"SELECT DISTINCT TRY({on}) AS u FROM base AS source")["u"]
             found = resolver.target_keys(flow, ref_output, asked.combine_chunks().drop_null())
-            connection.register(f"_ref{index}", found)
+            # Under names that no source column has, so that an expression's `unit` stays the source's.
+            connection.register(f"_ref{index}", found.rename_columns(["_unit_of", "_target_key"]))
             names.append(f"_ref{index}")
         try:
             shaped = query(connection, output.sql)
@@ -724,8 +748,8 @@ def _problems(connection: duckdb.DuckDBPyConnection, output: OutputShape, bad: p
     try:
         rows = run_tried(
             connection,
-            f"SELECT base._unit AS unit, _problem, {classes} AS class FROM _bad JOIN base"
-            " ON base._unit = _bad._unit AND base._n = _bad._n",
+            f"SELECT source._unit AS unit, _problem, {classes} AS class FROM _bad JOIN base AS source"
+            " ON source._unit = _bad._unit AND source._n = _bad._n",
         )
     finally:
         connection.unregister("_bad")
@@ -757,6 +781,7 @@ def _explain(reason: str, column: Column, value_class: str | None) -> str:
     return {
         "cast": f"{column.name}: {value_class or 'the value'} does not become {native}",
         "null": f"{column.name}: NOT NULL, and there is no value",
+        "no_key": f"{column.name}: part of the key, and there is no value",
         "unstorable": f"{column.name}: holds the character U+0000, which {native} cannot store",
         "too_long": f"{column.name}: longer than {native} allows",
         "lookup_missing": f"{column.name}: the value is not in the lookup, or what it gives does not become {native}",

@@ -189,6 +189,8 @@ class _FlowChecker:
 
     def _batch(self, prepared: Prepared) -> None:
         self._checked.read += prepared.read
+        if not len(prepared):
+            return
         units = self._expected(prepared)
         for number, output, wanted in zip(self._numbers, self._run.shape.outputs, prepared.shaped.outputs, strict=True):
             known = prepared.known.rows

@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -61,7 +61,8 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _STRING = msgspec.json.Decoder(str)
 _STEP = re.compile(r"\.([^.\[\]]+)|\.\"([^\"]*)\"|\[(\d+)\]")
-_DIGITS = Context(prec=2000, Emax=10**6, Emin=-(10**6), traps=[InvalidOperation])
+_DIGITS = Context(prec=2000, Emax=10**6, Emin=-(10**6), traps=[InvalidOperation, Inexact, Overflow])
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _INEXACT = re.compile(r"\d{16}|\d[eE]|\.\d{15}|\.0000|-0|\d\.\d*0(?!\d)")
 
 
@@ -167,8 +168,11 @@ def json_kind(documents: pa.ChunkedArray) -> pa.Array:
 
 
 def canonical_json(documents: pa.ChunkedArray) -> pa.Array:
-    """Equal documents give equal text: keys sorted, no spaces, numbers in their shortest exact form."""
-    return pa.array([None if d is None else _canonical(d) for d in _texts(documents)], pa.string())
+    """Equal documents give equal text: keys sorted, no spaces, numbers in their shortest exact form.
+
+    A document that has no such form (half a surrogate pair, nested a thousand deep) stands for itself.
+    """
+    return pa.array([None if d is None else _canonical_or_itself(d) for d in _texts(documents)], pa.string())
 
 
 def numeric(numbers: pa.ChunkedArray) -> pa.Array:
@@ -217,6 +221,13 @@ def _kind(document: str | None) -> str | None:
     return kinds.get(start, "number")
 
 
+def _canonical_or_itself(document: str) -> str:
+    try:
+        return _canonical(document)
+    except (ValueError, ArithmeticError, RecursionError):
+        return document
+
+
 def _canonical(document: str) -> str:
     if _INEXACT.search(document) is None:
         return orjson.dumps(orjson.loads(document), option=orjson.OPT_SORT_KEYS).decode()
@@ -241,9 +252,9 @@ def _quote(text: str) -> str:
 
 @lru_cache(1024)
 def _plain(number: str) -> str:
+    if not _NUMBER.fullmatch(number.strip()):  # Decimal also takes NaN, 1_000 and digits of every script
+        raise ValueError("not a finite decimal number")
     value = _DIGITS.create_decimal(number.strip())
-    if not value.is_finite():
-        raise ValueError("not a finite number")
     plain = format(value.normalize(_DIGITS), "f")
     return "0" if plain == "-0" else plain
 

@@ -278,6 +278,14 @@ def _check_names(migration: Migration) -> None:
             for column, form in output.columns.items() if isinstance(output.columns, dict) else ():
                 for attribute, known in (("ref", file.flows), ("lookup", file.lookups)):
                     used = getattr(form, attribute, None)
+                    if used is not None and attribute == "ref":
+                        used, _, named = used.partition(".")
+                        if used in known and named and named not in file.flows[used].all_outputs:
+                            raise MappingError(
+                                migration.place(*at, "columns", column),
+                                f"flow `{used}` has no output `{named}`",
+                                hint=suggest(named, file.flows[used].all_outputs),
+                            )
                     if used is not None and used not in known:
                         raise MappingError(
                             migration.place(*at, "columns", column),
