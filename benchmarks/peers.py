@@ -6,6 +6,7 @@ It reads no DynamoDB export, so it is given the rows as they will be in the end,
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import subprocess
 import time
@@ -21,9 +22,11 @@ from benchmarks.data import CACHE, export
 from resettle.sandbox.postgres import Postgres
 
 INGESTR = Path(__file__).parents[1] / ".venv-peers" / "bin" / "ingestr"
-KINDS = ("csv", "jsonl", "parquet")
-EXPORTED = ("csv", "jsonl")
-"""What is read as text, as an export is. Parquet was decoded and typed by somebody before: given for comparison."""
+SAID = {
+    "csv": "plain text: values decoded and converted beforehand, types given",
+    "jsonl": "nearest to an export: JSON, but plain, not DynamoDB's, and not compressed",
+    "parquet": "columns decoded and typed beforehand",
+}
 TYPES = {"uuid": "uuid", "text": "text", "boolean": "boolean", "timestamp with time zone": "timestamp"}
 LEAST = 1.5
 QUIET = {"DISABLE_TELEMETRY": "true", "INGESTR_DISABLE_TELEMETRY": "true"}
@@ -64,7 +67,12 @@ def prepare(postgres: Postgres, rows: int, folder: Path) -> tuple[int, str]:
         step.run(export(rows), url, {"done": rows})
         csv = folder / "rows.csv"
         limit.copy_out(url, limit.ROWS, csv, "format csv, header")
-        _convert(csv, columns(url))
+        # In a process of its own: a child's peak begins at its parent's size, and DuckDB's would stay with us.
+        converting = multiprocessing.get_context("spawn").Process(target=_convert, args=(csv, columns(url)))
+        converting.start()
+        converting.join()
+        if converting.exitcode:
+            raise RuntimeError("the files for ingestr could not be made")
         return digest(url)
 
 
@@ -104,7 +112,7 @@ def repeat(postgres: Postgres, rows: int, folder: Path, wanted: tuple[int, str],
         taken = step.run(export(rows), url, {"done": rows})
         seconds["resettle"].append(taken.process)
         peaks["resettle"].append(taken.peak)
-    for kind in KINDS:
+    for kind in SAID:
         with server.database(postgres, "peer") as url:
             took, peak = ingest(kind, folder / f"rows.{kind}", url)
             # The files are of the prepared run: an end that is missing in the source is that run's start.
@@ -120,12 +128,14 @@ def show(seconds: Seconds, peaks: Peaks) -> None:
         for name, values in seconds.items()
     ]
     table.rows(("first load", "whole process, s: median", "min", "max", "peak MB"), body)
-    best = min(EXPORTED, key=lambda kind: median(seconds[kind]))
-    for kind, said in ((best, "its fastest source of text"), ("parquet", "typed beforehand, nothing left to decode")):
+    for kind, said in SAID.items():
         found = table.ratios(seconds[kind], seconds["resettle"])
-        verdict = table.holds(median(found) >= LEAST)
         spread = f"{median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
-        print(f"ingestr from {kind} ({said}) / resettle: {spread}, wanted ≥ {LEAST}: {verdict}")
+        print(
+            f"ingestr from {kind} / resettle: {spread}, wanted ≥ {LEAST}: {table.holds(median(found) >= LEAST)}; {said}"
+        )
+    print("The target is the fastest that reads text: csv or jsonl. From DuckDB's files ingestr needs a driver that")
+    print("it downloads; from SQLite it was slower than from csv when tried.")
     print("ingestr keeps no ledger; resettle's time includes it, and decoding the DynamoDB JSON.")
 
 

@@ -48,7 +48,10 @@ def test_in_postgres_a_second_apply_leaves_every_row_version_alone(project: Make
     p.apply()
     before = p.rows("people", "id, xmin::text"), p.sql("SELECT unit, xmin::text FROM resettle.rows ORDER BY 1")
     p.apply()
-    assert (p.rows("people", "id, xmin::text"), p.sql("SELECT unit, xmin::text FROM resettle.rows ORDER BY 1")) == before
+    assert (
+        p.rows("people", "id, xmin::text"),
+        p.sql("SELECT unit, xmin::text FROM resettle.rows ORDER BY 1"),
+    ) == before
 
 
 def test_a_fresh_look_compares_everything_and_writes_no_row(project: MakeProject, database: str) -> None:
@@ -214,9 +217,7 @@ def test_rows_that_appear_while_we_load_an_empty_target_are_found(
 MORE = PEOPLE.replace("age: age}", "age: age, note: \"'note of ' || name\"}")
 
 
-def test_a_mapping_that_gains_a_column_updates_the_rows_that_we_left_alone(
-    project: MakeProject, database: str
-) -> None:
+def test_a_mapping_that_gains_a_column_updates_the_rows_that_we_left_alone(project: MakeProject, database: str) -> None:
     p = project(target=database, people=people(3))
     p.apply()
     p.flows(MORE)
@@ -288,7 +289,7 @@ def test_a_held_record_is_not_tried_again_until_it_changes(project: MakeProject,
 def test_a_held_record_is_tried_again_when_the_mapping_changes(project: MakeProject, database: str) -> None:
     p = project(target=database, people=[{**person(0), "age": "forty"}])
     p.apply()
-    p.flows(PEOPLE.replace("age: age", "age: \"try_cast(age as integer)\""))
+    p.flows(PEOPLE.replace("age: age", 'age: "try_cast(age as integer)"'))
     assert statuses(p.apply()) == {"done": 1}
     assert not p.held
 
@@ -617,7 +618,7 @@ values:
   from: src.values
   unit: id
   into: app.values_
-  columns: {id: id, number: number, money: money, document: document, text: text, at: at, big: big, real_: tiny}
+  columns: {id: id, number: number, money: money, document: document, text: text, at: moment, big: big, real_: tiny}
 """
 EXACT_TABLE = (
     "CREATE TABLE values_ (id uuid PRIMARY KEY, number numeric, money numeric(10, 2), document jsonb, text text,"
@@ -631,7 +632,7 @@ DOCUMENT = '{"z": 12345678901234567890123456789012345678, "a": [1.50, null, "é\
 def test_every_digit_and_character_arrives_in_postgres(project: MakeProject) -> None:
     line = (
         f'{{"id": "{UUID.upper()}", "number": 1.2345678901234567890123456789012345678, "money": 1.5,'
-        f' "document": {DOCUMENT}, "text": "{TEXT}", "at": "2025-12-26T13:00:00.123456+01:00",'
+        f' "document": {DOCUMENT}, "text": "{TEXT}", "moment": "2025-12-26T13:00:00.123456+01:00",'
         ' "big": 9223372036854775807, "tiny": 0.1}'
     )
     p = project(EXACT, EXACT_TABLE, target="postgres")
@@ -645,16 +646,25 @@ def test_every_digit_and_character_arrives_in_postgres(project: MakeProject) -> 
     assert p.sql("SELECT at = '2025-12-26 12:00:00.123456+00' FROM values_") == [(True,)]
     assert not p.verify().findings
     assert actions(p.apply(fresh=True)) == {"unchanged": 1}
-    p.flows(EXACT + "  warn: {odd: \"false\"}\n")
+    p.flows(EXACT + '  warn: {odd: "false"}\n')
     assert actions(p.apply()) == {"unchanged": 1}, "nor does the target look different when it is asked"
+
+
+@pytest.mark.parametrize("native", ["DECIMAL(10, 2)", "NUMERIC"])
+def test_zeros_at_the_end_of_a_number_are_no_difference(project: MakeProject, database: str, native: str) -> None:
+    flow = "prices: {from: src.prices, unit: id, into: app.prices, columns: {id: id, price: price, name: name}}"
+    table = f"CREATE TABLE prices (id TEXT PRIMARY KEY, price {native}, name TEXT)"
+    p = project(flow, table, target=database, prices=[{"id": "a", "price": "1.50", "name": "x"}])
+    p.apply()
+    assert not p.verify().findings
+    p.put(prices=[{"id": "a", "price": "1.5", "name": "y"}])
+    assert actions(p.apply()) == {"update": 1}
 
 
 @pytest.mark.parametrize(
     ("document", "reason"), [('{"a": "\\ud800"}', "surrogate"), ("[" * 2000 + "]" * 2000, "nesting")]
 )
-def test_a_document_that_is_beyond_us_holds_its_unit_at_most(
-    project: MakeProject, document: str, reason: str
-) -> None:
+def test_a_document_that_is_beyond_us_holds_its_unit_at_most(project: MakeProject, document: str, reason: str) -> None:
     flow = "docs: {from: src.docs, unit: id, into: app.docs, columns: {id: id, document: document}}"
     p = project(flow, "CREATE TABLE docs (id text PRIMARY KEY, document jsonb)", target="postgres")
     good, bad = {"id": "good", "document": {"a": 1}}, {"id": "bad", "document": document}
@@ -678,4 +688,3 @@ def test_a_run_that_does_not_add_up_has_failed(project: MakeProject, monkeypatch
         p.apply()
     with p.ledger() as ledger:
         assert ledger.runs()[0]["status"] == "failed"
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,7 @@ ROW = st.tuples(st.sampled_from(["a", "b", "theirs", "p1", "p2"]), st.sampled_fr
     policy=st.sampled_from(["hold", "source", "target"]),
     key=st.sampled_from(["id", "key"]),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_plan_counts_what_the_apply_then_does(
     tmp_path_factory: pytest.TempPathFactory,
     first: list[dict[str, Any]],
@@ -263,6 +262,3 @@ def test_samples_show_values_only_on_request(project: MakeProject) -> None:
     assert "Private" not in repr(hidden)
     ((shown,),) = [one.samples["create"] for one in p.plan(show_values=True).counts]
     assert shown.fields["name"] == (None, "Private")
-
-
-assert os

@@ -318,4 +318,3 @@ def test_a_session_time_zone_of_the_database_changes_no_instant(export: Path, su
     medzen.apply(select=("sessions",))
     row = medzen.rows("video_call_sessions")[MESSY["instant_ms"].item["id"]["S"]]
     assert row["start_time"] == datetime(2025, 12, 26, 12, tzinfo=UTC)
-

@@ -158,11 +158,17 @@ class Exports:
         self.name = name
         self._store, self._export_id = store, export_id
         self._checked: set[str] = set()
+        self._schemas: dict[str, Schema] = {}
 
     def datasets(self) -> Sequence[str]:
         return sorted(self._found)
 
     def schema(self, dataset: str) -> Schema:
+        if dataset not in self._schemas:
+            self._schemas[dataset] = self._sampled(dataset)
+        return self._schemas[dataset]
+
+    def _sampled(self, dataset: str) -> Schema:
         export = self._export(dataset)
         sample = pa.table({RECORD: pa.array([], pa.string())})
         for file in self._files(export):

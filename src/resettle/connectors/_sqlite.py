@@ -28,7 +28,7 @@ def quote(name: str) -> str:
 
 
 def kind_of(declared: str) -> Kind:
-    """As https://sqlite.org/datatype3.html determines a column's affinity, and BOOLEAN."""
+    """As https://sqlite.org/datatype3.html determines a column's affinity, and BOOLEAN, NUMERIC, DECIMAL."""
     name = declared.upper()
     if "INT" in name:
         return Kind.INT64
@@ -38,6 +38,8 @@ def kind_of(declared: str) -> Kind:
         return Kind.BINARY
     if any(word in name for word in ("REAL", "FLOA", "DOUB")):
         return Kind.FLOAT64
+    if any(word in name for word in ("NUMERIC", "DECIMAL")):
+        return Kind.NUMERIC
     return Kind.BOOLEAN if name.startswith("BOOL") else Kind.OTHER
 
 

@@ -167,7 +167,7 @@ class Change:
     def _refuse_inexact(self, connection: sqlite3.Connection) -> None:
         for name in self.columns:
             column = self.schema.column(name)
-            if column is None or column.kind not in (Kind.FLOAT64, Kind.OTHER) or not column.native:
+            if column is None or column.kind not in (Kind.FLOAT64, Kind.NUMERIC, Kind.OTHER) or not column.native:
                 continue
             numeric = int(column.native.upper().startswith(("NUM", "DEC")))
             lost = f"NOT resettle_kept(s.{quote(name)}, {numeric})"

@@ -69,13 +69,13 @@ def apply(
     if saved is not None:
         check_fresh(saved, plan(migration, connections, ledger, options, now))
     foreseen = Foreseen(referenced=referenced(migration))
-    for name in names:  # every flow must compile before the first write
-        compile_flow(migration, name, connections)
+    # every flow must compile before the first write
+    compiled = {name: compile_flow(migration, name, connections) for name in names}
     ledger.prepare({name: list(flow.all_outputs) for name, flow in migration.file.flows.items()})
     counted: list[Counts] = []
     with ledger.run(phase, options.as_json(), now, lock=True) as run, _alive(ledger, run):
         for name in names:
-            flow = open_flow(migration, name, connections, ledger, foreseen, now, options)
+            flow = open_flow(migration, name, connections, ledger, foreseen, now, options, compiled.pop(name))
             counts = Counts(name, unmapped=flow.shape.unmapped, unseen=flow.shape.unseen)
             counted.append(counts)
             writer = _Writer(flow, ledger, run, foreseen, counts, saved.decisions[name] if saved else None)
@@ -124,6 +124,7 @@ class _Writer:
 
     def run_all(self) -> None:
         options = self._flow.options
+        options.progress(self._flow.name, "reading", self._counts)
         with self._flow.prepared() as batches:
             for prepared in batches:
                 options.progress(self._flow.name, "writing", self._counts)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import duckdb
 import numpy as np
@@ -126,10 +126,16 @@ def referenced(migration: Migration) -> frozenset[str]:
     )
 
 
-def compile_flow(
-    migration: Migration, name: str, connections: Connections
-) -> tuple[FlowShape, duckdb.DuckDBPyConnection, Lookups]:
-    """Compile a flow against both live sides; also gives the DuckDB and lookups that its expressions use."""
+class Compiled(NamedTuple):
+    """A flow's shape, and the DuckDB and the lookups that its expressions use."""
+
+    shape: FlowShape
+    database: duckdb.DuckDBPyConnection
+    lookups: Lookups
+
+
+def compile_flow(migration: Migration, name: str, connections: Connections) -> Compiled:
+    """Compile a flow against both live sides. Raises MappingError."""
     flow = migration.file.flows[name]
     connection_name, _, dataset = flow.from_.partition(".")
     source = connections.source(connection_name)
@@ -143,7 +149,7 @@ def compile_flow(
     compiler = Compiler(migration, name, database, schema, source_types(source, schema), target_schema)
     shape = compiler.compile()
     _check_constants(migration, shape, connections)
-    return shape, database, lookups
+    return Compiled(shape, database, lookups)
 
 
 def open_flow(
@@ -154,9 +160,10 @@ def open_flow(
     foreseen: Foreseen,
     started_at: datetime,
     options: Options,
+    compiled: Compiled | None = None,
 ) -> FlowRun:
-    """Everything of a flow, compiled and opened. Raises MappingError before anything is read or written."""
-    shape, database, lookups = compile_flow(migration, name, connections)
+    """Everything of a flow, opened, and compiled if it is not yet: then it may raise MappingError."""
+    shape, database, lookups = compiled or compile_flow(migration, name, connections)
     connection_name, _, dataset = migration.file.flows[name].from_.partition(".")
     digest = migration.flow_digest(name)
     feed = Feed(

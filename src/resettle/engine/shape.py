@@ -7,6 +7,7 @@ row that does not cast or cannot be stored holds its unit, with reason and detai
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -135,6 +136,7 @@ class Compiler:
         self._types = source_types
         self._previous: dict[str, OutputShape] = {}
         self._extra: frozenset[str] = frozenset()
+        self._unseen: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._rows_sql: str | None = None
 
     def compile(self) -> FlowShape:
@@ -158,16 +160,18 @@ class Compiler:
         rows_sql = self._query(flow.rows, *at, "rows") if flow.rows else None
         outputs = self._outputs(rows_sql)
         names = [column.name for column in self._source.columns]
+        unmapped = tuple(name for name in names if name not in self._used)
+        self._check_unseen(unmapped)
         return FlowShape(
             self.name,
             flow,
-            tuple(self._needs(rows_sql is not None)),
+            tuple(self._needs(any([rows_sql, *(output.rows for output in flow.all_outputs.values())]))),
             unit_sql,
             _rules_sql(rules, tried=False),
             _rules_sql(rules, tried=True),
             rows_sql,
             tuple(outputs),
-            unmapped=tuple(name for name in names if name not in self._used),
+            unmapped=unmapped,
             unseen=tuple(name for name in self._used if name not in names and name not in OURS),
             open=self._source.open,
         )
@@ -372,18 +376,22 @@ class Compiler:
         if name.lower() in known:
             self._used[known[name.lower()]] = None
             return
-        hint = suggest(name, known.values())
-        if not self._source.open or (hint and hint.startswith("did you mean") and not self._likely_alias(name)):
-            raise MappingError(
-                self.migration.expression_place(*at, at=position),
-                f"`{self.flow.from_}` has no column `{name}`",
-                hint=hint,
-            )
+        if not self._source.open:
+            raise self._unknown(name, position, *at, hint=suggest(name, known.values()))
         self._used[name] = None
+        self._unseen.setdefault(name, (position, at))
 
-    def _likely_alias(self, name: str) -> bool:
-        """camelCase beside snake_case of one word is an alias that real sources have, not a typo."""
-        return any(_snake(name) == _snake(column.name) for column in self._source.columns)
+    def _unknown(self, name: str, position: int, *at: str, hint: str | None) -> MappingError:
+        place = self.migration.expression_place(*at, at=position)
+        return MappingError(place, f"`{self.flow.from_}` has no column `{name}`", hint=hint)
+
+    def _check_unseen(self, unmapped: Sequence[str]) -> None:
+        """In an open source a name that no sample held may be a rare attribute; beside one that nothing maps
+        and that is nearly its twin, it is a slip of the pen."""
+        for name, (position, at) in self._unseen.items():
+            twins = difflib.get_close_matches(name, unmapped, n=1, cutoff=0.7)
+            if twins and _snake(twins[0]) != _snake(name):
+                raise self._unknown(name, position, *at, hint=f"did you mean `{twins[0]}`?")
 
     def _query(self, text: str, *at: str) -> str:
         sql = self.migration.sql_text(text)

@@ -121,13 +121,21 @@ class Ledger:
         """A transaction of the ledger's own store, where that is not the target's."""
         return self._sql.transaction()
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A transaction in which nobody else numbers flows or runs, not even where nothing is there yet."""
+        with self._sql.transaction():
+            if self._store.ALONE:
+                self._sql.execute(self._store.ALONE.format(schema=self.schema))
+            yield
+
     @property
     def _mine(self) -> tuple[str, str]:
         return (self.migration, self.environment)
 
     def prepare(self, flows: Mapping[str, Sequence[str]]) -> None:
         """Make the tables where they are missing, and number this migration's flows and outputs."""
-        with self._sql.transaction():
+        with self._alone():
             for statement in self._store.TABLES.format(p=self._p, schema=self.schema).split(";\n"):
                 self._sql.execute(statement)
             self._sql.execute(f"INSERT INTO {self._p}meta VALUES ('version', '{VERSION}') ON CONFLICT (key) DO NOTHING")
@@ -189,7 +197,7 @@ class Ledger:
     @contextmanager
     def run(self, phase: str, options: Mapping[str, Any], now: datetime, *, lock: bool) -> Iterator[Run]:
         """A run in the ledger; with ``lock`` nobody else writes meanwhile. Raises LockedError."""
-        with self._sql.transaction():
+        with self._alone():
             number = int(self._sql.execute(f"SELECT coalesce(max(run), 0) + 1 FROM {self._p}runs")[0][0])
             fence = self._take(number) if lock else 0
             self._sql.execute(

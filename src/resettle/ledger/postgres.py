@@ -48,6 +48,9 @@ AGE = "extract(epoch FROM now() - heartbeat)::float8"
 
 FOR_UPDATE = "FOR UPDATE"
 
+ALONE = "SELECT pg_advisory_xact_lock(hashtext('resettle'), hashtext('{schema}'))"
+"""Whoever makes tables or takes numbers in a ledger does it alone until the transaction ends."""
+
 VIEW = """
 CREATE OR REPLACE VIEW {view} AS
 SELECT r.unit, r.n, coalesce(r.target_key, r.unit) AS target_key, r.reused, r.run, r.changed_run, r.fingerprint

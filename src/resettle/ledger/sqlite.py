@@ -46,6 +46,9 @@ AGE = "(julianday('now') - julianday(heartbeat)) * 86400.0"
 
 FOR_UPDATE = ""
 
+ALONE = ""
+"""A transaction that writes is alone anyway."""
+
 VIEW = """
 CREATE VIEW IF NOT EXISTS {view} AS
 SELECT r.unit, r.n, coalesce(r.target_key, r.unit) AS target_key, r.reused, r.run, r.changed_run, r.fingerprint

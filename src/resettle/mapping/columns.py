@@ -216,4 +216,6 @@ def canonical(column: Column) -> str:
         return f"CAST(epoch_us({name}) AS VARCHAR)"
     if column.kind is Kind.BINARY:
         return f"hex({name})"
+    if column.kind is Kind.NUMERIC:
+        return f"_canonical_number({name})"
     return f"CAST({name} AS VARCHAR)"

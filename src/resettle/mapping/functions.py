@@ -35,7 +35,8 @@ CREATE MACRO _epoch(t) AS make_timestamptz(CASE
     ELSE CAST('no instant between 1973 and 5138 in s, ms or us: ' || t AS BIGINT) END);
 CREATE MACRO _iso(t) AS CASE
     WHEN regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6}0*)?)?)?\s*(Z|[+-]\d\d(:?\d\d)?)?')
-    THEN CAST(CASE WHEN length(t) = 10 THEN t || ' 00:00:00+00' ELSE t END AS TIMESTAMPTZ)
+    THEN CAST(CASE WHEN length(t) = 10 THEN t || ' 00:00:00+00'
+        WHEN substr(t, 17, 1) <> ':' THEN substr(t, 1, 16) || ':00' || substr(t, 17) ELSE t END AS TIMESTAMPTZ)
     ELSE CAST('no ISO 8601 or SQL instant: ' || t AS TIMESTAMPTZ) END;
 CREATE MACRO _instant(t) AS CASE
     WHEN t IS NULL OR t = '' OR t = '0' THEN NULL
@@ -54,6 +55,9 @@ CREATE MACRO numeric_text(t) AS CASE
     WHEN t IS NULL THEN NULL
     WHEN regexp_full_match(t, '0|-?[1-9][0-9]*|-?(0|[1-9][0-9]*)\.[0-9]*[1-9]') THEN t
     ELSE _numeric(t) END;
+CREATE MACRO _canonical_number(t) AS CASE
+    WHEN t IS NULL OR regexp_full_match(t, '0|-?[1-9][0-9]*|-?(0|[1-9][0-9]*)\.[0-9]*[1-9]') THEN t
+    ELSE _number_or_itself(t) END;
 CREATE MACRO blank_null(x) AS nullif(trim(CAST(x AS VARCHAR)), '');
 """
 
@@ -108,6 +112,7 @@ def install(connection: duckdb.DuckDBPyConnection, functions_file: Path | None =
     _register(connection, "json_kind", json_kind, [text], text)
     _register(connection, "_canonical_json", canonical_json, [text], text)
     _register(connection, "_numeric", numeric, [text], text)
+    _register(connection, "_number_or_itself", number_or_itself, [text], text)
     connection.execute(MACROS)
     for name, function in own_functions(functions_file).items():
         hints = get_type_hints(function)
@@ -143,6 +148,8 @@ def _lifted(function: Callable[..., Any], returns: str) -> Callable[..., pa.Arra
         rows = zip(*(column.to_pylist() for column in columns), strict=True)
         return pa.array([function(*row) for row in rows], _ARROW_TYPES[returns])
 
+    # DuckDB counts parameters, and takes `*columns` for one.
+    lifted.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return lifted
 
 
@@ -178,6 +185,18 @@ def canonical_json(documents: pa.ChunkedArray) -> pa.Array:
 def numeric(numbers: pa.ChunkedArray) -> pa.Array:
     """A decimal number of any size in its shortest plain form. Raises for what is no finite number."""
     return pa.array([None if n is None else _plain(n) for n in _texts(numbers)], pa.string())
+
+
+def number_or_itself(numbers: pa.ChunkedArray) -> pa.Array:
+    """Like numeric, for what a target holds: NaN, Infinity and the like stand for themselves."""
+    return pa.array([None if n is None else _plain_or_itself(n) for n in _texts(numbers)], pa.string())
+
+
+def _plain_or_itself(number: str) -> str:
+    try:
+        return _plain(number)
+    except (ValueError, ArithmeticError):
+        return number
 
 
 def _at(document: str | None, path: str | None) -> str | None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ValidationError
@@ -218,14 +218,23 @@ _TAGS = {"Value", "Lookup", "Ref", "Mint", "str", "int", "float", "bool"}
 
 def _fields_at(at: Sequence[str | int]) -> list[str]:
     """The keys that the model allows at a path, by walking its annotations along the path."""
-    model: Any = MigrationFile
+    annotation: Any = MigrationFile
     for part in at:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            info = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
-            model = _inner_model(info.annotation if info else None)
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        annotation = _annotation_at(annotation, part)
+    model = _inner_model(annotation)
+    if model is None:
         return []
     return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def _annotation_at(annotation: Any, part: str | int) -> Any:
+    """What the model says of one key of an annotated value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.items()
+        return next((info.annotation for name, info in fields if part in (name, info.alias)), None)
+    if get_origin(annotation) in (dict, list):
+        return get_args(annotation)[-1]
+    return next((found for inner in get_args(annotation) if (found := _annotation_at(inner, part))), None)
 
 
 def _inner_model(annotation: Any) -> Any:

@@ -39,6 +39,7 @@ UNREPEATABLE = frozenset(
         "nextval",
         "currval",
         "transaction_timestamp",
+        "localtime",
         "localtimestamp",
         "setseed",
     ]
@@ -120,6 +121,9 @@ def _check(tree: Any, offset: int) -> None:
         name = node.get("function_name")
         if isinstance(name, str) and name in EXACT:
             node |= {"function_name": EXACT[name], "is_operator": False}
+        if node.get("class") == "COLUMN_REF" and len(node["column_names"]) == 1:
+            name = node["column_names"][0]  # `current_date` is a function unless some column has its name
+            name = name if name.lower().startswith(("current_", "local")) else None
         if isinstance(name, str) and name.lower() in UNREPEATABLE:
             raise SqlError(
                 f"{name}() gives another value each run; use migration_time or {{mint: uuid}}",
