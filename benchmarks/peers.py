@@ -80,7 +80,7 @@ def _convert(csv: Path, types: dict[str, str]) -> None:
     names = {"uuid": "VARCHAR", "text": "VARCHAR", "boolean": "BOOLEAN", "timestamp": "TIMESTAMPTZ"}
     wanted = ", ".join(f"'{name}': '{names[kind]}'" for name, kind in types.items())
     with duckdb.connect() as database:
-        database.execute("SET TimeZone = 'UTC'")
+        database.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         database.execute(f"CREATE TABLE r AS FROM read_csv('{csv}', columns = {{{wanted}}}, header = true)")
         database.execute(f"COPY r TO '{csv.with_suffix('.parquet')}'")
         database.execute(f"COPY r TO '{csv.with_suffix('.jsonl')}' (FORMAT json)")

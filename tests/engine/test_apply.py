@@ -347,6 +347,15 @@ def test_a_different_second_record_of_a_unit_is_held_and_both_are_remembered(
     assert statuses(p.apply()) == {"unchanged": 1, "held": 1}
 
 
+@pytest.mark.xfail(strict=True, reason="what an earlier run settled is not decoded, so its unit is not seen to repeat")
+def test_a_second_record_of_a_unit_that_changes_does_not_take_its_place(project: MakeProject) -> None:
+    p = project(people=[person(0, "First"), person(0, "Second")])
+    p.apply()
+    p.put(people=[person(0, "First"), person(0, "Third")])
+    p.apply()
+    assert p.rows("people", "name") == [("First",)]
+
+
 MAILS = """
 people: {from: src.people, unit: id, into: app.people, columns: {id: mail, name: name}}
 """

@@ -206,9 +206,9 @@ def test_environments_do_not_see_each_other(project: MakeProject, database: str)
         assert ledger.units("held") == []
         assert ledger.trace("p0") == []
         ledger.prepare({"people": ["row"]})
-        with p.ledger() as first, first.run("apply", {}, START, lock=True):
-            with ledger.run("apply", {}, START + timedelta(hours=1), lock=True):
-                pass  # each has a lock of its own
+        later = START + timedelta(hours=1)
+        with p.ledger() as first, first.run("apply", {}, START, lock=True), ledger.run("apply", {}, later, lock=True):
+            pass  # each has a lock of its own
 
 
 def test_the_schema_of_the_ledger_may_have_another_name(project: MakeProject, database: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from resettle.engine.plan import load_plan, save
@@ -74,6 +74,7 @@ RECORD = st.fixed_dictionaries(
         "boss": st.sampled_from(["a", "b", "theirs", "nobody", None]),
     }
 )
+RECORDS = st.lists(RECORD, max_size=8, unique_by=lambda record: str(record["id"]))
 RANDOM = """
 people:
   from: src.people
@@ -91,15 +92,20 @@ ROW = st.tuples(st.sampled_from(["a", "b", "theirs", "p1", "p2"]), st.sampled_fr
 
 
 @given(
-    first=st.lists(RECORD, max_size=8),
-    second=st.lists(RECORD, max_size=8),
+    first=RECORDS,
+    second=RECORDS,
     rows=st.lists(ROW, max_size=3, unique_by=lambda row: row[0]),
     edits=st.lists(st.sampled_from(["a", "b", "p1", "p2"]), max_size=2),
     size=st.sampled_from([1, 3, 100]),
     policy=st.sampled_from(["hold", "source", "target"]),
     key=st.sampled_from(["id", "key"]),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(  # without shrinking, which would take minutes of migrations
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
 def test_a_plan_counts_what_the_apply_then_does(
     tmp_path_factory: pytest.TempPathFactory,
     first: list[dict[str, Any]],
@@ -229,7 +235,7 @@ def test_a_plan_of_another_engine_is_stale(project: MakeProject) -> None:
     path = saved(p)
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"engine": "duckdb 0.1"}))
-    with pytest.raises(StalePlanError, match="duckdb 0.1"):
+    with pytest.raises(StalePlanError, match=r"duckdb 0\.1"):
         p.apply(saved=load_plan(path))
 
 

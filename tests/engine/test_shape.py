@@ -93,10 +93,9 @@ def test_nothing_is_written_when_a_later_flow_does_not_compile(project: MakeProj
 
 
 def made(project: MakeProject, columns: str, records: list[dict[str, Any]], extra: str = "") -> Project:
-    """One flow into a table of texts, planned and applied with equal counts."""
+    """One flow into a table of texts."""
     flow = f"things: {{from: src.things, unit: id, into: app.things, columns: {{id: id, {columns}}}}}"
-    p = project(flow, "CREATE TABLE things (id TEXT PRIMARY KEY, a TEXT, b TEXT)", extra=extra, things=records)
-    return p
+    return project(flow, "CREATE TABLE things (id TEXT PRIMARY KEY, a TEXT, b TEXT)", extra=extra, things=records)
 
 
 def test_a_constant_is_the_same_for_all(project: MakeProject) -> None:
@@ -233,7 +232,11 @@ media:
   outputs:
     object: {into: app.objects, columns: {id: "'o-' || id"}}
     row: {into: app.media, columns: {id: "'m-' || id", object: object.id}}
-uses: {from: src.uses, unit: id, into: app.uses, columns: {id: id, object: {ref: media, on: medium}, row: {ref: media.row, on: medium}}}
+uses:
+  from: src.uses
+  unit: id
+  into: app.uses
+  columns: {id: id, object: {ref: media, on: medium}, row: {ref: media.row, on: medium}}
 """
 REF_TABLES = [
     "CREATE TABLE objects (id TEXT PRIMARY KEY)",

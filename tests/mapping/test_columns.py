@@ -20,9 +20,8 @@ def kept(base: duckdb.DuckDBPyConnection, column: Column, text: Any, sql_type: s
     source = f"SELECT CAST({'NULL' if text is None else '?'} AS {sql_type}) AS x"
     base.execute(f"CREATE OR REPLACE TEMP TABLE _one AS {source}", [] if text is None else [text])
     sql = f"TRY({made.sql})"
-    (row,) = run_tried(
-        base, f'SELECT {sql} AS "{column.name}", TRY(({made.sql}) IS NULL) IS NULL AS bad FROM _one'
-    ).to_pylist()
+    asked = f'SELECT {sql} AS "{column.name}", TRY(({made.sql}) IS NULL) IS NULL AS bad FROM _one'
+    (row,) = run_tried(base, asked).to_pylist()
     if row["bad"]:
         return HELD
     found = f'(SELECT {sql} AS "{column.name}" FROM _one)'

@@ -191,7 +191,9 @@ class Compiler:
             self._relation(rows_sql)
             if output.rows:
                 self._relation(self._query(output.rows, *at, "rows"))
-            outputs.append(replace(self._output(name, output, at), rows_sql=self._rows_sql if output.rows else ""))
+            outputs.append(
+                replace(self._output(name, output, at), rows_sql=(self._rows_sql or "") if output.rows else "")
+            )
             self._previous = {done.name: done for done in outputs}
         return outputs
 

@@ -67,7 +67,8 @@ _STRING = msgspec.json.Decoder(str)
 _STEP = re.compile(r"\.([^.\[\]]+)|\.\"([^\"]*)\"|\[(\d+)\]")
 _DIGITS = Context(prec=2000, Emax=10**6, Emin=-(10**6), traps=[InvalidOperation, Inexact, Overflow])
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_INEXACT = re.compile(r"\d{16}|\d[eE]|\.\d{15}|\.0000|-0|\d\.\d*0(?!\d)")
+_INEXACT = re.compile(r"\d(?:\.?\d){15}|\d[eE]|\.0000|-0|\d\.\d*0(?!\d)")
+"""What a number has that a double may not give back as it was: 16 digits, an exponent, zeros; a bit too much."""
 
 
 def connect(functions_file: Path | None = None, *, threads: int = 1) -> duckdb.DuckDBPyConnection:
