@@ -380,6 +380,14 @@ def test_it_is_the_same_where_the_target_was_not_empty(project: MakeProject, dat
     assert p.held == {"p1": "duplicate_key", "p2": "duplicate_key"}
 
 
+def test_two_flows_with_rows_for_one_table_do_not_overwrite_each_other(project: MakeProject, database: str) -> None:
+    second = PEOPLE.replace("people:", "more:", 1).replace("src.people", "src.more")
+    p = project(PEOPLE + second, target=database, people=people(2), more=[person(1, "Another"), person(2)])
+    assert counts(p.plan()) == counts(p.apply())
+    assert p.rows("people", "id, name") == [("p0", "Name 0"), ("p1", "Name 1"), ("p2", "Anna")]
+    assert p.held == {"p1": "duplicate_key"}
+
+
 REKEYED = """
 people:
   from: src.people

@@ -97,6 +97,10 @@ class Decider:
         self._shape, self._targets, self._db, self._foreseen = shape, targets, connection, foreseen
         self._shapes = shapes
         self._numbers = [outputs.get(output.name, index) for index, output in enumerate(shape.outputs)]
+        self._alone = len(shape.outputs) == 1 and not any(
+            foreseen.of((o.connection, o.dataset), o.key_names) for o in shape.outputs
+        )
+        """Whether no other output or earlier flow of this run writes what this flow writes."""
         self._empty = {(o.connection, o.dataset): targets[o.connection].empty(o.dataset) for o in shape.outputs}
 
     def decide(self, prepared: Prepared, *, optimistic: bool, lock: bool) -> Decision:
@@ -299,7 +303,7 @@ class Decider:
 
     def _keys_are_units(self, output: OutputShape, rows: pa.Table) -> bool:
         """Units are unique already; keys that are their units' need no second look."""
-        if len(self._shape.outputs) > 1 or output.alternates:
+        if not self._alone or output.alternates:
             return False
         return bool(pc.all(pc.equal(rows["_key"], rows["_unit"])).as_py())
 
@@ -366,6 +370,8 @@ class Decider:
 
     def _orphans(self, output: OutputShape, rows: pa.Table, done: Sequence[pa.Table]) -> list[pa.Table]:
         """Rows to write whose foreign key points at nothing, neither in the target nor foreseen."""
+        if not output.schema.foreign_keys:
+            return []
         writes = rows.filter(pc.is_in(rows["_action"], pa.array(["create", "update"])))
         if not writes.num_rows:
             return []

@@ -13,12 +13,12 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from resettle.batch import RECORD, Batch
+from resettle.batch import RECORD
 from resettle.connector import Source
 from resettle.engine.flow import Options
 from resettle.errors import ConfigError
 from resettle.mapping.functions import connect, query
-from resettle.middleware.readahead import batches
+from resettle.middleware.readahead import batches, plainly
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,11 @@ def write_manifest(folder: Path, files: list[Exported]) -> Path:
 
 def _lines(source: Source, dataset: str, options: Options) -> Iterator[list[str]]:
     database = connect()
-    for batch in batches(source, dataset, rows=10_000, workers=1, look=_itself, limit=options.limit):
+    for batch in batches(source, dataset, rows=10_000, workers=1, look=plainly, limit=options.limit):
         if RECORD in batch.table.column_names:
             yield batch.table[RECORD].to_pylist()
         else:
             yield _as_json(database, batch.table)
-
-
-def _itself(batch: Batch) -> Batch:
-    return batch
 
 
 def _as_json(database: duckdb.DuckDBPyConnection, rows: pa.Table) -> list[str]:

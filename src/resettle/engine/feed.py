@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import TROUBLE, Batch, Status
+from resettle.batch import TROUBLE, Batch, Decode, Status
 from resettle.engine import shape as shaping
 from resettle.engine.shape import FlowShape, Resolver, Shaped
 from resettle.engine.uniques import Hashes, Mask, Uniques, contains
@@ -67,6 +68,9 @@ class Looked:
     settled: Counter[str]
 
 
+_NOTHING = pa.table({})
+
+
 class _Thread(threading.local):
     """A cursor of the flow's DuckDB for each reading thread."""
 
@@ -94,6 +98,7 @@ class Feed:
         where: Parsed | None = None,
         only: pa.Array | None = None,
         fresh: bool = False,
+        gather: int = 10_000,
     ) -> None:
         self._shape, self._ledger, self._resolver, self._db = shape, ledger, resolver, connection
         self._seed = literal(f"{digest}/{duckdb.__version__}")
@@ -103,27 +108,44 @@ class Feed:
         self._seen = ledger.seen(shape.name) if trusting else _nothing_seen()
         self._thread = _Thread()
         self._units = Uniques()
+        self._gather = gather
         extra = [name for _, name, _ in where.columns] if where else []
         self._needs = list(dict.fromkeys([*shape.needs, *extra]))
 
-    def look(self, batch: Batch) -> Looked:
-        """The first look at a raw batch, in the thread that read it: settle, decode, key what is left."""
+    def look(self, batches: Iterator[Batch]) -> Iterator[Looked]:
+        """The first look at a partition's raw batches, in the thread that reads them.
+
+        What earlier runs settled is only counted. The rest is gathered to about a batch before it is decoded,
+        so that a few changed records cost a few statements, not some for each batch that was read.
+        """
         database = self._thread.database(self._db)
-        table, raw = batch.table, self._hash(database, batch.table)
-        if self._where is not None:
-            chosen = self._matching(database, batch.decode(table, self._needs))
-            table, raw = table.filter(pa.array(chosen)), raw[chosen]
-        settled, rest = self._settle(raw)
-        read = len(raw)
-        if not rest.any():
-            return Looked(pa.table({}), read, settled)
-        if not rest.all():
-            table, raw = table.filter(pa.array(rest)), raw[rest]
-        rows = self._identify(database, batch.decode(table, list(self._shape.needs)), raw)
-        if self._only is not None:
-            rows = rows.filter(pc.is_in(rows["_unit"], self._only))
-            read = rows.num_rows
-        return Looked(rows, read, settled)
+        rest: list[tuple[pa.Table, Hashes]] = []
+        for batch in batches:
+            table, raw = batch.table, self._hash(database, batch.table)
+            if self._where is not None:
+                chosen = self._matching(database, batch.decode(table, self._needs))
+                table, raw = table.filter(pa.array(chosen)), raw[chosen]
+            settled, left = self._settle(raw)
+            if not left.all():
+                table = table.filter(pa.array(left))
+            rest.append((table, raw[left]))
+            yield Looked(_NOTHING, sum(settled.values()), settled)
+            if sum(len(hashes) for _, hashes in rest) >= self._gather:
+                yield self._decoded(database, batch.decode, rest)
+                rest = []
+        if any(len(hashes) for _, hashes in rest):
+            yield self._decoded(database, batch.decode, rest)
+
+    def _decoded(
+        self, database: duckdb.DuckDBPyConnection, decode: Decode, rest: list[tuple[pa.Table, Hashes]]
+    ) -> Looked:
+        table = pa.concat_tables([table for table, _ in rest])
+        raw = np.concatenate([hashes for _, hashes in rest])
+        rows = self._identify(database, decode(table, list(self._shape.needs)), raw)
+        if self._only is None:
+            return Looked(rows, rows.num_rows, Counter())
+        rows = rows.filter(pc.is_in(rows["_unit"], self._only))
+        return Looked(rows, rows.num_rows, Counter())
 
     def prepare(self, looked: Looked) -> Prepared:
         """Shape what was looked at, batch after batch in one thread."""

@@ -1,11 +1,12 @@
 """Fingerprints: an md5 over the canonical text of a row's columns, equal for source-shaped and fetched rows.
 
-The text is the names of its columns, then the columns' canonical forms (mapping/columns.py) joined by `|`, a
-null being empty, then the length in bytes of every text (empty for null): no two different rows have one text.
+The text is a digest of the columns' names, then their canonical forms (mapping/columns.py) joined by `|`, a null
+being empty, then the length in bytes of every text (empty for null): no two different rows have one text.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import duckdb
@@ -21,7 +22,7 @@ def fingerprint_sql(columns: Sequence[Column]) -> str:
     parts = [f"coalesce({canonical(column)}, '')" for column in columns]
     texts = [quote(column.name) for column in columns if column.kind in {Kind.TEXT, Kind.OTHER}]
     parts += [f"coalesce(CAST(strlen({text}) AS VARCHAR), '')" for text in texts]
-    names = literal(",".join(column.name for column in columns))
+    names = literal(hashlib.md5(",".join(c.name for c in columns).encode(), usedforsecurity=False).hexdigest()[:8])
     return f"unhex(md5(concat_ws('|', {', '.join([names, *parts])})))"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from resettle.batch import Batch, Column, Schema
+from resettle.batch import Column, Schema
 from resettle.connector import Source, Target
 from resettle.engine.balance import Counts
 from resettle.engine.decide import Foreseen
@@ -28,7 +28,7 @@ from resettle.mapping.functions import connect
 from resettle.mapping.load import Migration
 from resettle.mapping.model import Ref, Value
 from resettle.mapping.sql import Parsed, SqlError, parse_expression
-from resettle.middleware.readahead import Ahead, batches
+from resettle.middleware.readahead import Ahead, batches, plainly
 
 SAMPLE_ROWS = 1000
 
@@ -176,6 +176,7 @@ def open_flow(
         where=_where(options.where, shape, database),
         only=None if options.only is None else pa.array(options.only.get(name, []), pa.string()),
         fresh=options.fresh,
+        gather=max(options.batch_size // 2, 1),
     )
     targets = {output.connection: connections.target(output.connection) for output in shape.outputs}
     return FlowRun(name, shape, digest, connections.source(connection_name), dataset, targets, feed, options)
@@ -263,13 +264,9 @@ def _lookup_rows(migration: Migration, connections: Connections, name: str) -> I
         yield pa.table({"k": table[lookup.key], "v": table[lookup.value]})
         return
     connection, _, dataset = (lookup.from_ or "").partition(".")
-    for batch in batches(connections.source(connection), dataset, rows=50_000, workers=1, look=_whole):
+    for batch in batches(connections.source(connection), dataset, rows=50_000, workers=1, look=plainly):
         rows = batch.decode(batch.table, [lookup.key, lookup.value])
         yield pa.table({"k": rows[lookup.key].cast(pa.string()), "v": rows[lookup.value].cast(pa.string())})
-
-
-def _whole(batch: Batch) -> Batch:
-    return batch
 
 
 def _target_keys(

@@ -9,12 +9,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from resettle.batch import TROUBLE, Batch
+from resettle.batch import TROUBLE
 from resettle.connector import Source
 from resettle.engine.flow import Options
 from resettle.mapping.columns import quote
 from resettle.mapping.functions import connect, query
-from resettle.middleware.readahead import batches
+from resettle.middleware.readahead import batches, plainly
 
 SHOWN = 20
 """Distinct values of a column that are kept, for --show-values."""
@@ -72,7 +72,7 @@ def profile(source: Source, dataset: str, options: Options) -> DatasetProfile:
     names = list(source.schema(dataset).names)
     made = DatasetProfile(dataset, columns={name: Profiled(name) for name in names})
     database = connect()
-    read = batches(source, dataset, rows=options.batch_size, workers=1, look=_itself, limit=options.limit)
+    read = batches(source, dataset, rows=options.batch_size, workers=1, look=plainly, limit=options.limit)
     for batch in read:
         rows = batch.decode(batch.table, names)
         made.read += rows.num_rows
@@ -81,10 +81,6 @@ def profile(source: Source, dataset: str, options: Options) -> DatasetProfile:
         for column in made.columns.values():
             _classify(database, rows, column)
     return made
-
-
-def _itself(batch: Batch) -> Batch:
-    return batch
 
 
 def _classify(database: duckdb.DuckDBPyConnection, rows: pa.Table, column: Profiled) -> None:

@@ -165,9 +165,23 @@ def _images(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: De
     return found.select(_IMAGES.names).cast(_IMAGES)
 
 
+def _all_plainly_done(decision: Decision, prepared: Prepared) -> bool:
+    """A cheap look for the plain case: new units, none held or warned, each with its one row."""
+    units = decision.units
+    return (
+        not prepared.known.units.num_rows
+        and units["reason"].null_count == units["warnings"].null_count == units.num_rows
+        and len(decision.outputs) == 1
+        and decision.outputs[0].rows.num_rows == units.num_rows
+        and _one_row_each(decision)
+    )
+
+
 def _units(decision: Decision, prepared: Prepared) -> pa.Table:
     """Units that are not plainly done, those that have no row, and those that no longer are held."""
     units = decision.units
+    if _all_plainly_done(decision, prepared):
+        return _UNITS.empty_table()
     with_rows = pa.concat_arrays(
         [
             pa.array([], pa.string()),

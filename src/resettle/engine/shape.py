@@ -17,8 +17,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import TROUBLE, Column, Schema
+from resettle.batch import TROUBLE, Column, Kind, Schema
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, join_key, key_sql
+from resettle.engine.uuids import from_text
 from resettle.errors import MappingError
 from resettle.mapping.columns import DUCKDB, Cast, NoCastError, cast, literal, quote, refuse
 from resettle.mapping.functions import query, run_tried
@@ -45,6 +46,8 @@ class OutputShape:
     match: bool
     columns: tuple[Column, ...]
     sql: str
+    fast_sql: str | None
+    """Like ``sql`` with uuids left as text, which `uuids.from_text` turns at once; None where there are none."""
     try_sql: str
     minted: tuple[str, ...]
     refs: tuple[tuple[str, str | None, str], ...]
@@ -234,6 +237,7 @@ class Compiler:
             match,
             tuple(column for column, _ in values.values()),
             _output_sql(values, joins, key, alternates, {}, tried=False),
+            _fast_sql(values, joins, key, alternates),
             _output_sql(values, joins, key, alternates, _missing_reasons(forms), tried=True),
             tuple(minted),
             tuple(refs),
@@ -502,6 +506,18 @@ def _missing_reasons(forms: Mapping[str, ColumnForm]) -> dict[str, str]:
     }
 
 
+def _fast_sql(
+    values: Mapping[str, tuple[Column, Cast]],
+    joins: Sequence[tuple[str, str]],
+    key: Sequence[Column],
+    alternates: Mapping[str, str],
+) -> str | None:
+    texts = {name: (column, replace(made, sql=made.text or made.sql)) for name, (column, made) in values.items()}
+    if texts == values:
+        return None
+    return _output_sql(texts, joins, key, alternates, {}, tried=False)
+
+
 def _output_sql(
     values: Mapping[str, tuple[Column, Cast]],
     joins: Sequence[tuple[str, str]],
@@ -681,7 +697,7 @@ def _output(
             connection.register(f"_ref{index}", found.rename_columns(["_unit_of", "_target_key"]))
             names.append(f"_ref{index}")
         try:
-            shaped = query(connection, output.sql)
+            shaped = _with_uuids(connection, output) or query(connection, output.sql)
         except duckdb.Error:
             shaped = run_tried(connection, output.try_sql)
         bad = shaped.filter(pc.is_valid(shaped["_problem"]))
@@ -689,6 +705,20 @@ def _output(
     finally:
         for name in names:
             connection.unregister(name)
+
+
+def _with_uuids(connection: duckdb.DuckDBPyConnection, output: OutputShape) -> pa.Table | None:
+    """The output with its uuids turned from text in one go; None where one of them needs DuckDB's cast."""
+    if output.fast_sql is None:
+        return None
+    shaped = query(connection, output.fast_sql)
+    for column in output.columns:
+        if column.kind is Kind.UUID and pa.types.is_string(shaped[column.name].type):
+            values = from_text(shaped[column.name])
+            if values is None:
+                return None
+            shaped = shaped.set_column(shaped.column_names.index(column.name), column.name, values)
+    return shaped
 
 
 def _beside(

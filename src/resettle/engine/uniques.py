@@ -20,6 +20,9 @@ class Uniques:
         self._levels: list[Hashes] = []
         self._added: list[tuple[Hashes, Hashes]] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._levels)
+
     def seen(self, hashes: Hashes) -> Mask:
         """For each hash, whether it was added before."""
         found = np.zeros(len(hashes), np.bool_)

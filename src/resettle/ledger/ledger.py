@@ -332,15 +332,12 @@ class Ledger:
             self._sql.stage("staged_asked", pa.table({"unit": pa.array(units, pa.string())}))
             rows = self._sql.query(
                 "SELECT r.unit, r.output, r.n, coalesce(r.target_key, r.unit), r.fingerprint, r.shape,"
-                " CASE WHEN r.reused THEN 1 ELSE 0 END, r.minted"
-                f" FROM {self._p}rows r JOIN staged_asked a ON a.unit = r.unit WHERE r.flow = {number}"
+                f" CASE WHEN r.reused THEN 1 ELSE 0 END, r.minted FROM {self._of_asked('rows', number)}"
             )
             first = self._sql.query(
                 "SELECT s.unit, min(t.started_at), max(s.status) FROM ("
-                f"SELECT u.unit, u.first_run AS run, u.status FROM {self._p}units u"
-                f" JOIN staged_asked a ON a.unit = u.unit WHERE u.flow = {number} UNION ALL "
-                f"SELECT r.unit, r.run, NULL FROM {self._p}rows r"
-                f" JOIN staged_asked a ON a.unit = r.unit WHERE r.flow = {number}) s"
+                f"SELECT r.unit, r.first_run AS run, r.status FROM {self._of_asked('units', number)} UNION ALL "
+                f"SELECT r.unit, r.run, NULL FROM {self._of_asked('rows', number)}) s"
                 f" JOIN {self._p}runs t ON t.run = s.run GROUP BY s.unit"
             )
         return Known(_typed(first, _UNITS), _typed(rows, _ROWS))
@@ -354,11 +351,14 @@ class Ledger:
         with self._sql.transaction():
             self._sql.stage("staged_asked", pa.table({"unit": pa.array(units, pa.string())}))
             found = self._sql.query(
-                f"SELECT r.unit, coalesce(r.target_key, r.unit) FROM {self._p}rows r"
-                " JOIN staged_asked a ON a.unit = r.unit"
-                f" WHERE r.flow = {self._flows[flow]} AND r.output = {number} AND r.n = 0"
+                f"SELECT r.unit, coalesce(r.target_key, r.unit) FROM {self._of_asked('rows', self._flows[flow])}"
+                f" WHERE r.output = {number} AND r.n = 0"
             )
         return found.rename_columns(empty.column_names).cast(empty.schema)
+
+    def _of_asked(self, table: str, flow: int) -> str:
+        asked: str = self._store.OF_ASKED
+        return asked.format(p=self._p, table=table, flow=flow)
 
     # -- writing memory (inside the data's transaction) -----------------------------------------------
 

@@ -48,6 +48,11 @@ AGE = "extract(epoch FROM now() - heartbeat)::float8"
 
 FOR_UPDATE = "FOR UPDATE"
 
+OF_ASKED = """staged_asked a CROSS JOIN LATERAL (
+  SELECT x.* FROM {p}{table} x WHERE x.flow = {flow} AND x.unit = a.unit OFFSET 0) r"""
+"""The asked units' rows by one index lookup each. Right after a first load there are no statistics, and a plain
+join is then planned as a sort of the whole table (measured: 0.5 s instead of 0.01 s for 200 units of a million)."""
+
 ALONE = "SELECT pg_advisory_xact_lock(hashtext('resettle'), hashtext('{schema}'))"
 """Whoever makes tables or takes numbers in a ledger does it alone until the transaction ends."""
 

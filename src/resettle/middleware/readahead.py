@@ -69,10 +69,10 @@ def batches(
     *,
     rows: int,
     workers: int,
-    look: Callable[[Batch], T],
+    look: Callable[[Iterator[Batch]], Iterator[T]],
     limit: int | None = None,
 ) -> Iterator[T]:
-    """What ``look`` makes of every batch of a dataset that is not empty, in the order of its partitions.
+    """What ``look`` makes of the batches of each partition of a dataset, in the order of its partitions.
 
     Up to ``workers`` partitions are read at once, each in a thread that also does the looking. A ``limit`` on
     the records makes it one partition after the other.
@@ -81,7 +81,7 @@ def batches(
     quota = _Quota(limit)
 
     def looked(partition: Partition) -> Iterator[T]:
-        return (look(batch) for batch in quota.of(source.read(partition, rows)) if len(batch))
+        return look(batch for batch in quota.of(source.read(partition, rows)) if len(batch))
 
     with ExitStack() as stack:
         reading: deque[Ahead[T]] = deque()
@@ -89,6 +89,11 @@ def batches(
             while waiting and len(reading) < (max(workers, 1) if limit is None else 1):
                 reading.append(stack.enter_context(Ahead(looked(waiting.popleft()), depth=1)))
             yield from reading.popleft()
+
+
+def plainly(read: Iterator[Batch]) -> Iterator[Batch]:
+    """A ``look`` that leaves the batches as they are."""
+    return read
 
 
 class _Quota:
