@@ -17,12 +17,11 @@ from resettle.cli.options import (
     HERE,
     Env,
     Json,
-    Limit,
+    Listed,
     MigrationPath,
     Var,
     Verbose,
     Yes,
-    guard,
     opened,
     out,
     print_json,
@@ -51,7 +50,7 @@ def list_(
     var: Var = None,
     select: Flow = None,
     reason: Reason = None,
-    limit: Limit = 50,
+    limit: Listed = 50,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -59,7 +58,11 @@ def list_(
     with opened("held-list", migration, env, var, json=json, verbose=verbose) as o:
         ledger = o.connections.ledger()
         held = ledger.units("held", select, reason, limit)
-        counts = [one for one in ledger.count_units() if one["status"] == "held"]
+        counts = [
+            one
+            for one in ledger.count_units()
+            if one["status"] == "held" and select in (None, one["flow"]) and reason in (None, one["reason"])
+        ]
     if json:
         print_json({"counts": counts, "held": held})
         return
@@ -138,13 +141,15 @@ def replay(
     verbose: Verbose = False,
 ) -> None:
     """Try held records again, and only them."""
-    with opened("held-replay", migration, env, var, json=json, verbose=verbose, progress=True, stoppable=True) as o:
-        guard(o.migration, yes)
+    settings: dict[str, Any] = {"json": json, "verbose": verbose, "progress": True, "stoppable": True, "yes": yes}
+    with opened("held-replay", migration, env, var, writes=True, **settings) as o:
         ledger = o.connections.ledger()
         chosen = [one for one in ledger.units("held", select, reason) if not units or one["unit"] in units]
         only: dict[str, list[str]] = {}
         for one in chosen:
-            only.setdefault(one["flow"], []).append(one["unit"])
+            # A second record of a unit has a key of its own in the ledger; the source knows it by the unit's.
+            repeat = one["reason"] == "duplicate_unit"
+            only.setdefault(one["flow"], []).append(one["unit"].rpartition("#")[0] if repeat else one["unit"])
         if not only:
             out.print("Nothing is held that these options choose.")
             return
@@ -176,9 +181,11 @@ def waive(
         raise ConfigError("a waiver needs its reason", hint="--why 'test data of 2023, agreed with ...'")
     if not (units or select or reason):
         raise ConfigError("say which records", hint="name units, --select FLOW or --reason REASON")
-    with opened("held-waive", migration, env, var, json=json, verbose=verbose) as o:
-        guard(o.migration, yes)
-        count = o.connections.ledger().settle(select, reason, units or [], waive=why)
+    with opened("held-waive", migration, env, var, json=json, verbose=verbose, writes=True, yes=yes) as o:
+        ledger = o.connections.ledger()
+        with ledger.run("waive", {"why": why}, datetime.now(UTC), lock=True) as run:
+            count = ledger.settle(select, reason, units or [], waive=why)
+            ledger.finish(run, "done", {"waived": count})
     if json:
         print_json({"waived": count})
     else:

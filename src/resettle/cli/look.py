@@ -14,8 +14,10 @@ from resettle.cli.options import (
     HERE,
     BatchSize,
     Env,
+    Fresh,
     Json,
     Limit,
+    Listed,
     MigrationPath,
     Select,
     ShowValues,
@@ -105,6 +107,7 @@ def plan(
     batch_size: BatchSize = DEFAULT_BATCH,
     workers: Workers = DEFAULT_WORKERS,
     plan_file: Annotated[Path | None, typer.Option("--out", help="Save the plan, to apply exactly it.")] = None,
+    fresh: Fresh = False,
     samples: Annotated[int, typer.Option(min=0, help="Records shown for each kind of decision.")] = 2,
     show_values: ShowValues = False,
     json: Json = False,
@@ -112,7 +115,7 @@ def plan(
 ) -> None:
     """Say what apply would do, record by record counted, with samples; writes nothing but its own file."""
     chosen: dict[str, Any] = {"select": select, "where": where, "limit": limit, "show_values": show_values}
-    chosen |= {"batch_size": batch_size, "workers": workers}
+    chosen |= {"batch_size": batch_size, "workers": workers, "fresh": fresh}
     with opened("plan", migration, env, var, json=json, verbose=verbose, progress=True, **chosen) as o:
         made = planning.plan(o.migration, o.connections, o.connections.ledger(), o.options, datetime.now(UTC))
     if plan_file:
@@ -158,13 +161,13 @@ def runs(
     migration: MigrationPath = HERE,
     env: Env = None,
     var: Var = None,
-    limit: Limit = 20,
+    limit: Listed = 20,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """List the runs, the newest first."""
     with opened("runs", migration, env, var, json=json, verbose=verbose) as o:
-        found = o.connections.ledger().runs(limit or 20)
+        found = o.connections.ledger().runs(limit)
         if json:
             print_json({"runs": found})
         else:

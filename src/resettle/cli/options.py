@@ -40,6 +40,8 @@ Yes = Annotated[
     str | None,
     typer.Option("--yes", help="A guarded environment's name, instead of typing it.", show_default=False),
 ]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Trust no remembered hash: decode and compare everything.")]
+Listed = Annotated[int, typer.Option("--limit", min=1, help="At most so many are listed.")]
 ShowValues = Annotated[bool, typer.Option("--show-values", help="Show values of records (they may be personal data).")]
 
 HERE = Path()
@@ -71,10 +73,17 @@ def opened(
     verbose: bool = False,
     progress: bool = False,
     stoppable: bool = False,
+    writes: bool = False,
+    yes: str | None = None,
     **chosen: Any,
 ) -> Iterator[Opened]:
-    """Load the migration and open what is asked for; closed at the end whatever happens."""
+    """Load the migration and open what is asked for; closed at the end whatever happens.
+
+    A command that ``writes`` passes the guard of the environment first, with the name given by ``yes``.
+    """
     migration = load(path, env, _variables(var))
+    if writes:
+        _guard(migration, yes)
     log = open_log(migration.root, command, verbose=verbose)
     event("started", command=command, migration=migration.name, environment=migration.environment)
     stop = threading.Event()
@@ -135,7 +144,7 @@ def run(app: typer.Typer, arguments: list[str] | None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def guard(migration: Migration, yes: str | None) -> None:
+def _guard(migration: Migration, yes: str | None) -> None:
     """Writing to a guarded environment needs its name, typed or passed."""
     if not migration.guard:
         return
@@ -153,7 +162,10 @@ def print_json(data: Any) -> None:
 
 
 _SECRET = re.compile(r"secret|password|token|key|credential", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=://)([^/@:]+):[^@/]*@")
+_USERINFO = re.compile(r"(?<=://)([^/@:]*):[^@/]*@")
+_PARAMETER = re.compile(
+    r"\b(password|passwd|pwd|sslpassword|secret|token|api_?key)(\s*=\s*)('[^']*'|[^&\s]+)", re.IGNORECASE
+)
 
 
 def redacted(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,5 +177,10 @@ def redacted(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif _SECRET.search(key):
             shown[key] = "***"
         else:
-            shown[key] = _USERINFO.sub(r"\1:***@", value) if isinstance(value, str) else value
+            shown[key] = _clean(value) if isinstance(value, str) else value
     return shown
+
+
+def _clean(text: str) -> str:
+    """A setting without the passwords that a URL or a connection string may hold."""
+    return _PARAMETER.sub(r"\1\2***", _USERINFO.sub(r"\1:***@", text))

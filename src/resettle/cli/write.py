@@ -14,6 +14,7 @@ from resettle.cli.options import (
     HERE,
     BatchSize,
     Env,
+    Fresh,
     Json,
     Limit,
     MigrationPath,
@@ -24,7 +25,6 @@ from resettle.cli.options import (
     Workers,
     Yes,
     err,
-    guard,
     opened,
     out,
     print_json,
@@ -32,6 +32,7 @@ from resettle.cli.options import (
 from resettle.engine import apply as applying
 from resettle.engine import export as exporting
 from resettle.engine.plan import load_plan
+from resettle.errors import ConfigError
 from resettle.report import summary
 from resettle.report.log import event
 
@@ -51,6 +52,7 @@ def apply(
     limit: Limit = None,
     batch_size: BatchSize = DEFAULT_BATCH,
     workers: Workers = DEFAULT_WORKERS,
+    fresh: Fresh = False,
     yes: Yes = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -59,10 +61,12 @@ def apply(
     saved = load_plan(plan_file) if plan_file else None
     chosen: dict[str, Any] = {"select": select, "where": where, "limit": limit}
     if saved is not None:
-        chosen = {"select": None, "where": None, "limit": None, **saved.options}
-    chosen |= {"batch_size": batch_size, "workers": workers}
-    with opened("apply", migration, env, var, json=json, verbose=verbose, progress=True, stoppable=True, **chosen) as o:
-        guard(o.migration, yes)
+        if any(value is not None for value in chosen.values()):
+            raise ConfigError("a saved plan says itself what it covers", hint="leave out --select, --where and --limit")
+        chosen |= saved.options
+    chosen |= {"batch_size": batch_size, "workers": workers, "fresh": fresh}
+    settings: dict[str, Any] = {"json": json, "verbose": verbose, "progress": True, "stoppable": True, "yes": yes}
+    with opened("apply", migration, env, var, writes=True, **settings, **chosen) as o:
         ledger = o.connections.ledger()
         done = applying.apply(o.migration, o.connections, ledger, o.options, datetime.now(UTC), saved=saved)
     for counts in done.counts:

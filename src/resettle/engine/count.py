@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from resettle.batch import Action, Status
 from resettle.engine.balance import SAMPLES, Counts, Sample
 from resettle.engine.decide import Decided, Decision
-from resettle.engine.feed import Prepared
+from resettle.engine.feed import REASON, Prepared
 from resettle.engine.shape import FlowShape, OutputShape
 
 
@@ -19,10 +19,10 @@ def count_prepared(counts: Counts, prepared: Prepared) -> None:
     """Records read, and those that earlier runs settled."""
     counts.read += prepared.read
     for word, count in prepared.settled.items():
-        if word in set(Status):
-            counts.units[word] += count
+        if word.startswith(REASON):
+            counts.reasons[word.removeprefix(REASON)] += count
         else:
-            counts.reasons[word] += count
+            counts.units[word] += count
 
 
 def count_decision(counts: Counts, shape: FlowShape, decision: Decision, *, show_values: bool) -> None:
@@ -30,8 +30,9 @@ def count_decision(counts: Counts, shape: FlowShape, decision: Decision, *, show
     units = decision.units
     _tally(counts.units, units["status"])
     _tally(counts.reasons, units["reason"])
-    if units["warnings"].null_count < units.num_rows:
-        _tally(counts.warnings, pc.list_flatten(pc.split_pattern(units["warnings"].drop_null(), ",")))
+    migrated = units.filter(pc.is_in(units["status"], pa.array([str(Status.DONE), str(Status.UNCHANGED)])))
+    if migrated["warnings"].null_count < migrated.num_rows:
+        _tally(counts.warnings, pc.list_flatten(pc.split_pattern(migrated["warnings"].drop_null(), ",")))
     for output, made in zip(shape.outputs, decision.outputs, strict=True):
         actions = _tallied(made.rows["_action"])
         if decision.conflicts[output.name]:

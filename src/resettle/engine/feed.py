@@ -27,6 +27,9 @@ from resettle.mapping.columns import literal, quote
 from resettle.mapping.functions import query, run_tried
 from resettle.mapping.sql import Parsed
 
+REASON = "reason "
+"""Before a reason's name, among the counts of what was settled."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -129,7 +132,7 @@ class Feed:
             if not left.all():
                 table = table.filter(pa.array(left))
             rest.append((table, raw[left]))
-            yield Looked(_NOTHING, sum(settled.values()), settled)
+            yield Looked(_NOTHING, sum(settled[status] for status in Status), settled)
             if sum(len(hashes) for _, hashes in rest) >= self._gather:
                 yield self._decoded(database, batch.decode, rest)
                 rest = []
@@ -154,7 +157,7 @@ class Feed:
         rows, repeats = self._drop_repeats(looked.rows)
         settled = looked.settled
         if repeats:
-            settled = settled + Counter({str(Status.SKIPPED): repeats, "identical_duplicate": repeats})
+            settled = settled + Counter({str(Status.SKIPPED): repeats, f"{REASON}identical_duplicate": repeats})
         known = self._known(rows)
         rows = self._date(rows, known)
         resolver = replace(self._resolver, minted=_minted(known))
@@ -184,15 +187,14 @@ class Feed:
         """How many records were settled by earlier runs, and which still need a look."""
         counts: Counter[str] = Counter()
         rest = np.ones(len(raw), np.bool_)
-        for status, hashes in (
-            (Status.UNCHANGED, self._seen.done),
-            (Status.HELD, self._seen.held),
-            (Status.SKIPPED, self._seen.skipped),
-        ):
+        for status, reason, hashes in ((str(Status.UNCHANGED), None, self._seen.done), *self._seen.others):
             hit = contains(hashes, raw) & rest
             rest &= ~hit
-            if hit.any():
-                counts[status] += int(hit.sum())
+            found = int(hit.sum())
+            if found:
+                counts[status] += found
+            if found and reason:
+                counts[f"{REASON}{reason}"] += found
         return counts, rest
 
     def _identify(self, database: duckdb.DuckDBPyConnection, rows: pa.Table, raw: Hashes) -> pa.Table:
@@ -246,7 +248,7 @@ class Feed:
 
 
 def _nothing_seen() -> Seen:
-    return Seen(*(np.empty(0, np.int64) for _ in range(3)))
+    return Seen(np.empty(0, np.int64))
 
 
 def _nothing_shaped() -> Shaped:

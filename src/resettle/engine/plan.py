@@ -136,10 +136,12 @@ def save(made: Plan, path: Path) -> None:
             "decisions": {name: _pack(hashes) for name, hashes in made.decisions.items()},
         }
     )
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    partial = path.with_name(f"{path.name}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.fchmod(descriptor, 0o600)  # an older file keeps its mode otherwise
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
+    os.replace(partial, path)
 
 
 def load_plan(path: Path) -> Plan:

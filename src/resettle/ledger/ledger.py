@@ -50,11 +50,8 @@ class Seen:
     """Hashes (sorted) of the raw records that earlier runs of the same mapping settled."""
 
     done: Hashes
-    held: Hashes
-    skipped: Hashes
-
-    def __len__(self) -> int:
-        return len(self.done) + len(self.held) + len(self.skipped)
+    others: tuple[tuple[str, str | None, Hashes], ...] = ()
+    """(status, reason, hashes) of held and skipped ones."""
 
 
 @dataclass(frozen=True)
@@ -299,14 +296,15 @@ class Ledger:
     def seen(self, flow: str) -> Seen:
         """The raw records that need not even be decoded."""
         if flow not in self._flows:
-            return Seen(*(np.empty(0, np.int64) for _ in range(3)))
+            return Seen(np.empty(0, np.int64))
         number = self._flows[flow]
         settled = f"units WHERE flow = {number} AND raw IS NOT NULL AND NOT retry AND status"
-        return Seen(
-            self._hashes(f"rows WHERE flow = {number} AND raw IS NOT NULL", f"{settled} = 'done'"),
-            self._hashes(f"{settled} = 'held'"),
-            self._hashes(f"{settled} = 'skipped'"),
-        )
+        kinds = self._sql.execute(f"SELECT DISTINCT status, reason FROM {self._p}{settled} IN ('held', 'skipped')")
+        others = [
+            (str(status), reason, self._hashes(f"{settled} = '{status}' AND {_is(reason)}")) for status, reason in kinds
+        ]
+        done = self._hashes(f"rows WHERE flow = {number} AND raw IS NOT NULL", f"{settled} = 'done'")
+        return Seen(done, tuple(others))
 
     def _hashes(self, *wheres: str) -> Hashes:
         parts = [part for where in wheres for part in self._store.raws(self._sql, self._p, where)]
@@ -525,6 +523,13 @@ _ROWS = pa.schema(
         ("minted", pa.string()),
     ]
 )
+
+
+def _is(reason: str | None) -> str:
+    if reason is None:
+        return "reason IS NULL"
+    doubled = reason.replace("'", "''")
+    return f"reason = '{doubled}'"
 
 
 def _typed(table: pa.Table, schema: pa.Schema) -> pa.Table:

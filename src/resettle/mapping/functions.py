@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import duckdb
 import msgspec
@@ -119,6 +119,7 @@ def install(connection: duckdb.DuckDBPyConnection, functions_file: Path | None =
         hints = get_type_hints(function)
         types = [_sql_type(hints.get(parameter)) for parameter in inspect.signature(function).parameters]
         returns = _sql_type(hints.get("return"))
+        function = _with_decimals(function, hints)
         _register(connection, name, _lifted(function, returns), types, returns)
 
 
@@ -140,6 +141,27 @@ def _register(
     names = [f"p{index}" for index in range(len(types))]
     copied = " || ''" if returns == "VARCHAR" else ""
     connection.execute(f"CREATE MACRO {name}({', '.join(names)}) AS {arrow}({', '.join(names)}){copied}")
+
+
+def _with_decimals(function: Callable[..., Any], hints: Mapping[str, Any]) -> Callable[..., Any]:
+    """Decimals travel as text: made of it for the parameters that want one, turned to it for the result."""
+    wants = [
+        Decimal in (hints.get(name), *get_args(hints.get(name))) for name in inspect.signature(function).parameters
+    ]
+    if not any(wants) and Decimal not in (hints.get("return"), *get_args(hints.get("return"))):
+        return function
+
+    def decimals(*row: Any) -> Any:
+        pairs = zip(row, wants, strict=True)
+        found = function(*(Decimal(v) if wanted and v is not None else v for v, wanted in pairs))
+        return format(found, "f") if isinstance(found, Decimal) else found
+
+    decimals.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return decimals
+
+
+def _is_decimal(hint: Any) -> bool:
+    return Decimal in (hint, *get_args(hint))
 
 
 def _lifted(function: Callable[..., Any], returns: str) -> Callable[..., pa.Array]:

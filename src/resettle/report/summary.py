@@ -147,7 +147,13 @@ def print_verified(console: Console, verified: Verified, *, spots: int) -> None:
         where = " ".join(part for part in (finding.flow, finding.unit) if part)
         console.print(f"[red]* {finding.kind}[/] {escape(where)}: {escape(finding.detail)}", highlight=False)
     total = sum(verified.counts.values())
-    console.print("[green]Verified: everything arrived.[/]" if not total else f"[red]{total:,} findings.[/]")
+    held = sum(flow.held for flow in verified.flows)
+    if total:
+        console.print(f"[red]{total:,} findings.[/]")
+    elif held:
+        console.print(f"[green]Verified: all that was migrated arrived.[/] [yellow]{held:,} records are held.[/]")
+    else:
+        console.print("[green]Verified: everything arrived.[/]")
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
