@@ -49,11 +49,7 @@ SHARED_PIECES = {"_lines", "_dynamodb_json", "_rowwise", "_sql"}
 OWNERS = {"_file_formats": "files"}
 
 LONGEST = 400
-LONG = {
-    "engine/shape.py": (820, "compiling a flow and running it share the SQL between them; to be cut in two"),
-    "engine/decide.py": (510, "the one code path of plan and apply"),
-    "ledger/ledger.py": (570, "every statement of the ledger in one place"),
-}
+LONG = {}
 """Modules that are longer than they should be: their ceiling, and why. Shorten one, then lower it here."""
 
 PYTHON_ROWS = {
@@ -65,7 +61,8 @@ PYTHON_ROWS = {
     "connectors/_postgres_write.py": "units of a refused batch",
     "mapping/functions.py": "Python functions of a migration, exact JSON and exact numbers, by value",
     "engine/shape.py": "records in trouble, to explain them",
-    "engine/decide.py": "records in conflict, to explain them; the numbers of column sets",
+    "engine/decide.py": "the numbers of column sets",
+    "engine/decision.py": "records in conflict, to explain them",
     "engine/feed.py": "records that come twice",
     "engine/count.py": "counts by word; a handful of samples",
     "engine/verify.py": "rows that differ, to name their columns; a handful of spot checks",

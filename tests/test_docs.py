@@ -32,7 +32,7 @@ from resettle.calls import Caller
 from resettle.cli import EXIT_CODES, app, main
 from resettle.connections import CONNECTORS
 from resettle.connectors.sqlite import REFUSALS as SQLITE_REFUSALS
-from resettle.engine import decide
+from resettle.engine import decision
 from resettle.ledger import postgres as ledger_tables
 from resettle.mapping import functions, model
 from resettle.mapping.load import load
@@ -207,7 +207,7 @@ _REASON = re.compile(r"[a-z][a-z_]+")
 
 def hold_reasons() -> set[str]:
     """Every word that the engine or a connector gives as a reason, found where they are written."""
-    found = set(decide._CONFLICTS) | set(SQLITE_REFUSALS.values())
+    found = set(decision._CONFLICTS) | set(SQLITE_REFUSALS.values())
     for path in SOURCES.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             found |= set(_reasons_of(node))

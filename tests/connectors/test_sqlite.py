@@ -54,7 +54,8 @@ def test_values_that_disobey_their_type_are_read_exactly_in_any_batch(path: Path
 def test_fetching_a_value_of_another_type_is_refused_by_column(path: Path) -> None:
     store = opened(
         path,
-        "CREATE TABLE t (id TEXT PRIMARY KEY, n INTEGER, b BOOLEAN, raw BLOB); INSERT INTO t VALUES ('a', 'x1', 7, 'x1')",
+        "CREATE TABLE t (id TEXT PRIMARY KEY, n INTEGER, b BOOLEAN, raw BLOB);"
+        "INSERT INTO t VALUES ('a', 'x1', 7, 'x1')",
     )
     keys = pa.table({"id": ["a"]})
     for column in ("n", "b", "raw"):

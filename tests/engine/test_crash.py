@@ -137,7 +137,13 @@ def test_a_run_that_died_is_made_good_by_the_next_one(
     assert state(p) == undisturbed
     with p.ledger() as ledger:
         assert [run["status"] for run in ledger.runs() if run["status"] == "running"] == []
-    assert counts(p.apply())[0] == {"flow": "people", "read": 25, "unchanged": 23, "held": 2}
+    assert counts(p.apply())[0] == {
+        "flow": "people",
+        "read": 25,
+        "unchanged": 23,
+        "held": 2,
+        "reasons": {"cast": 1, "check": 1},
+    }
 
 
 def test_a_run_may_die_again_and_again(project: MakeProject, database: str, undisturbed: object) -> None:

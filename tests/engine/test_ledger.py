@@ -202,7 +202,7 @@ def test_environments_do_not_see_each_other(project: MakeProject, database: str)
         ledger = connections.ledger()
         assert ledger.runs() == []
         assert ledger.target_keys("people", None, pa.array(["p0"])).num_rows == 0
-        assert len(ledger.seen("people")) == 0
+        assert len(ledger.seen("people").done) == 0
         assert ledger.units("held") == []
         assert ledger.trace("p0") == []
         ledger.prepare({"people": ["row"]})

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, key_sql
-from resettle.engine.shape import OutputShape
+from resettle.engine.statements import OutputShape
 from resettle.mapping.functions import query
 
 

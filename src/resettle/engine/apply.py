@@ -19,14 +19,16 @@ from resettle.calls import Caller
 from resettle.connector import Sql, Target
 from resettle.engine.balance import Counts
 from resettle.engine.count import count_decision, count_prepared
-from resettle.engine.decide import Decided, Decider, Decision, Foreseen
+from resettle.engine.decide import Decider
+from resettle.engine.decision import Decided, Decision, Foreseen
 from resettle.engine.feed import Prepared
 from resettle.engine.flow import Connections, FlowRun, Options, compile_flow, open_flow, referenced, selected
 from resettle.engine.plan import Plan, check_fresh, decision_hashes, plan
 from resettle.engine.remember import record_of
 from resettle.engine.uniques import Hashes, contains
 from resettle.errors import FenceError, RejectedError, ResettleError, StalePlanError
-from resettle.ledger.ledger import Ledger, Run
+from resettle.ledger.ledger import Ledger
+from resettle.ledger.records import Run
 from resettle.mapping.functions import connect
 from resettle.mapping.load import Migration
 from resettle.middleware.isolate import isolate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from resettle.batch import Schema
 from resettle.engine.flow import Connections, Options, compile_flow, selected
-from resettle.engine.shape import FlowShape, OutputShape
+from resettle.engine.statements import FlowShape, OutputShape
 from resettle.engine.verify import probe_all
 from resettle.errors import MappingError
 from resettle.ledger.ledger import Ledger

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from resettle.batch import Action, Status
 from resettle.engine.balance import SAMPLES, Counts, Sample
-from resettle.engine.decide import Decided, Decision
+from resettle.engine.decision import Decided, Decision
 from resettle.engine.feed import REASON, Prepared
-from resettle.engine.shape import FlowShape, OutputShape
+from resettle.engine.statements import FlowShape, OutputShape
 
 
 def count_prepared(counts: Counts, prepared: Prepared) -> None:

@@ -8,78 +8,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import ARROW, Action, Column, ForeignKey, Status
+from resettle.batch import ARROW, Action, Column, ForeignKey
 from resettle.connector import Target
 from resettle.engine.alternate import alternate, rekeyed
 from resettle.engine.compare import compare
+from resettle.engine.decision import (
+    Decided,
+    Decision,
+    Foreseen,
+    decided_all,
+    hold,
+    holds,
+    set_column,
+    settled,
+    trouble_of,
+)
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, fingerprints, key_sql
-from resettle.engine.shape import FlowShape, OutputShape
-from resettle.engine.uniques import Hashes, Uniques
-from resettle.ledger.ledger import nothing_known
+from resettle.engine.statements import FlowShape, OutputShape
+from resettle.engine.uniques import Hashes
+from resettle.ledger.records import nothing_known
 from resettle.mapping.functions import query
-
-Dataset = tuple[str, str]
-"""(connection, dataset)"""
-
-
-@dataclass
-class Foreseen:
-    """What this run has created or would create: the same for a plan, which writes nothing, and an apply."""
-
-    keys: dict[tuple[Dataset, tuple[str, ...]], Uniques] = field(default_factory=dict)
-    """By dataset and columns: the key that an output goes by, and every unique key that others may point at."""
-    target_keys: dict[tuple[str, int], list[pa.Table]] = field(default_factory=dict)
-    """(flow, output) -> tables of unit, target_key; kept only for flows that others reference."""
-    referenced: frozenset[str] = frozenset()
-
-    def of(self, dataset: Dataset, columns: tuple[str, ...]) -> Uniques:
-        return self.keys.setdefault((dataset, columns), Uniques())
-
-    def accept(self, flow: str, decision: Decision) -> None:
-        """The decision was carried out (or, in a plan, counted)."""
-        for made in decision.outputs:
-            for columns, hashes in made.new_keys.items():
-                self.of(made.dataset, columns).add(hashes)
-            if flow in self.referenced and made.rows.num_rows:
-                first = made.rows.filter(pc.equal(made.rows["_n"], 0))
-                table = pa.table({"unit": first["_unit"], "target_key": first["_key"]})
-                self.target_keys.setdefault((flow, made.number), []).append(table)
-
-
-@dataclass(frozen=True)
-class Decided:
-    """One output's rows with their actions; held units' rows are gone.
-
-    rows:    _unit, _n, the output's columns, _key, _fp, _action, _known
-    present: the fetched rows behind updates, by _key, in wire types with the output's columns
-    """
-
-    number: int
-    dataset: Dataset
-    rows: pa.Table
-    present: pa.Table
-    new_keys: Mapping[tuple[str, ...], Hashes]
-
-    def having(self, action: Action) -> pa.Table:
-        return self.rows.filter(pc.equal(self.rows["_action"], str(action)))
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What one batch becomes. units: _unit, _raw, status (never null), reason, detail, warnings."""
-
-    units: pa.Table
-    outputs: tuple[Decided, ...]
-    conflicts: Counter[str]
-    """Rows in conflict per output: their units are held, so they are in no table of ``outputs``."""
 
 
 class Decider:
@@ -119,14 +75,14 @@ class Decider:
             bad = rows.filter(pc.equal(rows["_action"], str(Action.CONFLICT)))
             if bad.num_rows:
                 conflicts[output.name] += bad.num_rows
-                trouble.append(_trouble(bad, output))
+                trouble.append(trouble_of(bad, output))
             decided.append((rows, present))
         trouble += self._lost([rows for rows, _ in decided], trouble)
         if trouble:
-            units, decided = _hold(units, decided, pa.concat_tables(trouble))
+            units, decided = hold(units, decided, pa.concat_tables(trouble))
             decided = [(self._bereft(o, rows), p) for o, (rows, p) in zip(self._shape.outputs, decided, strict=True)]
         return Decision(
-            self._settle(units, [rows for rows, _ in decided], prepared),
+            settled(units, [rows for rows, _ in decided], prepared),
             tuple(
                 Decided(number, (output.connection, output.dataset), rows, present, self._new_keys(output, rows))
                 for number, output, (rows, present) in zip(self._numbers, self._shape.outputs, decided, strict=True)
@@ -136,7 +92,7 @@ class Decider:
 
     def hold(self, decision: Decision, refusals: pa.Table) -> Decision:
         """The decision without the units that the target refuses (unit, reason, detail)."""
-        units, kept = _hold(decision.units, [(made.rows, made.present) for made in decision.outputs], refusals)
+        units, kept = hold(decision.units, [(made.rows, made.present) for made in decision.outputs], refusals)
         pairs = [(o, self._bereft(o, rows)) for o, (rows, _) in zip(self._shape.outputs, kept, strict=True)]
         outputs = tuple(
             replace(made, rows=rows, new_keys=self._new_keys(output, rows))
@@ -163,7 +119,7 @@ class Decider:
         dataset = (output.connection, output.dataset)
         no_rows = _wire_schema(output.columns).empty_table()
         if optimistic and self._empty[dataset] and not known.num_rows:
-            rows = _decided(wanted, Action.CREATE, known=False)
+            rows = decided_all(wanted, Action.CREATE, known=False)
             present = no_rows
         else:
             rows, present = self._compared(output, wanted, known, lock=lock)
@@ -297,9 +253,9 @@ class Decider:
             return rows
         hit = pa.array(again)
         if output.match:
-            return _set(rows, "_action", pc.if_else(hit, str(Action.REUSE), rows["_action"]))
-        rows = _set(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
-        return _set(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
+            return set_column(rows, "_action", pc.if_else(hit, str(Action.REUSE), rows["_action"]))
+        rows = set_column(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
+        return set_column(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
 
     def _keys_are_units(self, output: OutputShape, rows: pa.Table) -> bool:
         """Units are unique already; keys that are their units' need no second look."""
@@ -338,7 +294,7 @@ class Decider:
         alone = reuse & ~made & ~np.isin(hashes, hashes[creates])
         first = np.zeros(len(hashes), np.bool_)
         first[np.flatnonzero(alone)[np.unique(hashes[alone], return_index=True)[1]]] = True
-        return _set(rows, "_action", pc.if_else(pa.array(first), str(Action.CREATE), rows["_action"]))
+        return set_column(rows, "_action", pc.if_else(pa.array(first), str(Action.CREATE), rows["_action"]))
 
     def _duplicates_among(self, output: OutputShape, rows: pa.Table, others: pa.Table) -> pa.Table:
         hashes, taken = self._key_hashes(rows["_key"]), self._key_hashes(others["_key"])
@@ -346,8 +302,8 @@ class Decider:
         again = made.repeated(hashes) | np.isin(hashes, taken)
         create = pc.equal(rows["_action"], str(Action.CREATE))
         hit = pc.and_(pa.array(again), create)
-        rows = _set(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
-        return _set(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
+        rows = set_column(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
+        return set_column(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
 
     # -- foreign keys ---------------------------------------------------------------------------------------
 
@@ -419,7 +375,7 @@ class Decider:
         if not found.num_rows:
             return None
         detail = f"{output.dataset}.{', '.join(own)}: no such row in {foreign_key.target} ({foreign_key.name})"
-        return _holds(found["_unit"], "foreign_key", detail)
+        return holds(found["_unit"], "foreign_key", detail)
 
     def _new_keys(self, output: OutputShape, rows: pa.Table) -> dict[tuple[str, ...], Hashes]:
         """Hashes of the keys of rows to create: the output's own, and what foreign keys may point at."""
@@ -435,79 +391,9 @@ class Decider:
                 found[names] = self._key_hashes(keys)
         return found
 
-    # -- units ------------------------------------------------------------------------------------------------
-
-    def _settle(self, units: pa.Table, outputs: Sequence[pa.Table], prepared: Prepared) -> pa.Table:
-        """Every unit's status: done if anything of it is new or changed, else unchanged."""
-        if not prepared.known.units.num_rows:
-            return _set(units, "status", pc.coalesce(units["status"], str(Status.DONE)))
-        active = [table.filter(pc.is_in(table["_action"], pa.array(["create", "update"]))) for table in outputs]
-        reused = [
-            table.filter(pc.and_(pc.equal(table["_action"], "reuse"), pc.invert(table["_known"]))) for table in outputs
-        ]
-        busy = pa.chunked_array([chunk for table in [*active, *reused] for chunk in table["_unit"].chunks], pa.string())
-        known = prepared.known.units
-        was_done = known.filter(pc.or_kleene(pc.is_null(known["status"]), pc.equal(known["status"], "done")))
-        old = pc.is_in(units["_unit"], was_done["unit"].combine_chunks())
-        done = pc.or_(pc.is_in(units["_unit"], busy.combine_chunks()), pc.invert(old))
-        status = pc.if_else(done, str(Status.DONE), str(Status.UNCHANGED))
-        return _set(units, "status", pc.coalesce(units["status"], status))
-
 
 _DECIDED = ("_action", "_reason", "_known", "_present")
 
 
-def _decided(rows: pa.Table, action: Action, *, known: bool) -> pa.Table:
-    count = rows.num_rows
-    rows = rows.append_column("_action", pa.repeat(pa.scalar(str(action), pa.string()), count))
-    rows = rows.append_column("_reason", pa.nulls(count, pa.string()))
-    rows = rows.append_column("_known", pa.repeat(pa.scalar(known), count))
-    return rows.append_column("_present", pa.nulls(count, pa.int64()))
-
-
 def _wire_schema(columns: Sequence[Column]) -> pa.Schema:
     return pa.schema([(column.name, ARROW[column.kind]) for column in columns])
-
-
-def _set(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
-    return table.set_column(table.column_names.index(name), name, values)
-
-
-def _holds(units: pa.ChunkedArray, reason: str, detail: str) -> pa.Table:
-    count = len(units)
-    return pa.table(
-        {
-            "unit": units,
-            "reason": pa.repeat(pa.scalar(reason, pa.string()), count),
-            "detail": pa.repeat(pa.scalar(detail, pa.string()), count),
-        }
-    )
-
-
-_CONFLICTS = {
-    "exists_in_target": "a row with this key is there already, and differs",
-    "edited_in_target": "somebody changed the row since we wrote it",
-    "deleted_in_target": "somebody deleted the row since we wrote it",
-    "not_ours": "the row was there before us and is not overwritten",
-    "key_changed": "the record would now get another key than the one we wrote",
-    "duplicate_key": "another unit of this run has the same target key",
-}
-
-
-def _trouble(bad: pa.Table, output: OutputShape) -> pa.Table:
-    details = [f"{output.dataset}: {_CONFLICTS[reason]}" for reason in bad["_reason"].to_pylist()]
-    return pa.table({"unit": bad["_unit"], "reason": bad["_reason"], "detail": pa.array(details, pa.string())})
-
-
-def _hold(
-    units: pa.Table, decided: Sequence[tuple[pa.Table, pa.Table]], trouble: pa.Table
-) -> tuple[pa.Table, list[tuple[pa.Table, pa.Table]]]:
-    """Hold whole units: none of their rows is written in any output."""
-    first = trouble.group_by("unit", use_threads=False).aggregate([("reason", "first"), ("detail", "first")])
-    keys = first["unit"].combine_chunks()
-    at = pc.index_in(units["_unit"], keys)
-    hit = pc.is_valid(at)
-    units = _set(units, "status", pc.if_else(hit, str(Status.HELD), units["status"]))
-    for name in ("reason", "detail"):
-        units = _set(units, name, pc.if_else(hit, first[f"{name}_first"].combine_chunks().take(at), units[name]))
-    return units, [(rows.filter(pc.invert(pc.is_in(rows["_unit"], keys))), present) for rows, present in decided]

@@ -20,9 +20,11 @@ import pyarrow.compute as pc
 
 from resettle.batch import TROUBLE, Batch, Decode, Status
 from resettle.engine import shape as shaping
-from resettle.engine.shape import FlowShape, Resolver, Shaped
+from resettle.engine.shape import Resolver, Shaped
+from resettle.engine.statements import FlowShape
 from resettle.engine.uniques import Hashes, Mask, Uniques, contains
-from resettle.ledger.ledger import Known, Ledger, Seen, nothing_known
+from resettle.ledger.ledger import Ledger
+from resettle.ledger.records import Known, Seen, nothing_known
 from resettle.mapping.columns import literal, quote
 from resettle.mapping.functions import query, run_tried
 from resettle.mapping.sql import Parsed

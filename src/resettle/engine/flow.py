@@ -18,9 +18,11 @@ import pyarrow.csv
 from resettle.batch import Column, Schema
 from resettle.connector import Source, Target
 from resettle.engine.balance import Counts
-from resettle.engine.decide import Foreseen
+from resettle.engine.compile import Compiler
+from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Feed, Prepared
-from resettle.engine.shape import Compiler, FlowShape, Ids, Resolver
+from resettle.engine.shape import Ids, Resolver
+from resettle.engine.statements import FlowShape
 from resettle.errors import ConfigError, MappingError, ResettleError
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.columns import quote

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from resettle.engine.balance import Counts
 from resettle.engine.count import count_decision, count_prepared
-from resettle.engine.decide import Decider, Decision, Foreseen
+from resettle.engine.decide import Decider
+from resettle.engine.decision import Decision, Foreseen
 from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, selected
 from resettle.engine.uniques import Hashes
 from resettle.errors import PlanError, StalePlanError

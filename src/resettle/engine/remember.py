@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resettle.batch import Action, Status
-from resettle.engine.decide import Decided, Decision
+from resettle.engine.decision import Decided, Decision
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb
-from resettle.engine.shape import FlowShape, OutputShape
-from resettle.ledger.ledger import Record
+from resettle.engine.statements import FlowShape, OutputShape
+from resettle.ledger.records import Record
 from resettle.mapping.columns import literal, quote
 from resettle.mapping.functions import query
 

@@ -24,11 +24,11 @@ from resettle.batch import Column, Kind
 from resettle.connector import Target
 from resettle.engine.alternate import rekeyed
 from resettle.engine.count import show
-from resettle.engine.decide import Foreseen
+from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprints, key_sql
 from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, selected
-from resettle.engine.shape import OutputShape
+from resettle.engine.statements import OutputShape
 from resettle.errors import AccessError, ResettleError
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.columns import canonical, literal, quote

@@ -13,76 +13,28 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from resettle.batch import Status
 from resettle.connector import Sql
 from resettle.errors import FenceError, LedgerError, LedgerVersionError, LockedError
 from resettle.ledger import postgres, sqlite
+from resettle.ledger.listing import Listing
+from resettle.ledger.records import ROWS, UNITS, Hashes, Known, Record, Run, Seen, nothing_known
 
 VERSION = 1
 STALE_AFTER = 90.0
 """Seconds without a heartbeat after which a lock's owner counts as dead (at once if its process is gone)."""
 
 _STORES: Mapping[str, ModuleType] = {"postgres": postgres, "sqlite": sqlite}
-Hashes = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One execution of one phase. ``started_at`` is also its migration_time (UTC, microseconds)."""
-
-    number: int
-    phase: str
-    started_at: datetime
-    fence: int = 0
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Hashes (sorted) of the raw records that earlier runs of the same mapping settled."""
-
-    done: Hashes
-    others: tuple[tuple[str, str | None, Hashes], ...] = ()
-    """(status, reason, hashes) of held and skipped ones."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What earlier runs remember of some units.
-
-    units: unit, first_time (us since epoch, of the run that first saw it), status (null for plainly done)
-    rows:  unit, output, n, target_key, fp (16 bytes), shape, reused, minted (JSON or null)
-    """
-
-    units: pa.Table
-    rows: pa.Table
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one batch adds to the ledger; every table may be empty. Columns as the ledger's, less flow and run.
-
-    created: unit, output, n, target_key (null if it is the unit), fingerprint, shape, raw, reused, minted
-    changed: unit, output, n, fingerprint, shape, raw
-    units:   unit, status, reason, detail, warnings, raw
-    images:  unit, output, n, target_key, image
-    """
-
-    created: pa.Table
-    changed: pa.Table
-    units: pa.Table
-    images: pa.Table
-
-
-class Ledger:
+class Ledger(Listing):
     """The ledger of one migration and environment, in the store behind ``sql``."""
 
     def __init__(self, sql: Sql, migration: str, environment: str, *, schema: str, version: str) -> None:
@@ -125,10 +77,6 @@ class Ledger:
             if self._store.ALONE:
                 self._sql.execute(self._store.ALONE.format(schema=self.schema))
             yield
-
-    @property
-    def _mine(self) -> tuple[str, str]:
-        return (self.migration, self.environment)
 
     def prepare(self, flows: Mapping[str, Sequence[str]]) -> None:
         """Make the tables where they are missing, and number this migration's flows and outputs."""
@@ -274,23 +222,6 @@ class Ledger:
                 (status, json.dumps(summary), run.number),
             )
 
-    def runs(self, limit: int = 50) -> list[dict[str, Any]]:
-        """The latest runs, newest first."""
-        names = ["run", "phase", "status", "started_at", "finished_at", "host", "pid", "options", "summary"]
-        if not self.exists:
-            return []
-        rows = self._sql.execute(
-            f"SELECT {', '.join(names)} FROM {self._p}runs WHERE migration = %s AND environment = %s"
-            f" ORDER BY run DESC LIMIT {int(limit)}",
-            self._mine,
-        )
-        found = [dict(zip(names, row, strict=True)) for row in rows]
-        for one in found:
-            one["options"] = json.loads(one["options"])
-            one["summary"] = json.loads(one["summary"]) if one["summary"] else None
-            one |= {key: str(one[key]) if one[key] else None for key in ("started_at", "finished_at")}
-        return found
-
     # -- reading memory -----------------------------------------------------------------------------
 
     def seen(self, flow: str) -> Seen:
@@ -338,7 +269,7 @@ class Ledger:
                 f"SELECT r.unit, r.run, NULL FROM {self._of_asked('rows', number)}) s"
                 f" JOIN {self._p}runs t ON t.run = s.run GROUP BY s.unit"
             )
-        return Known(_typed(first, _UNITS), _typed(rows, _ROWS))
+        return Known(_typed(first, UNITS), _typed(rows, ROWS))
 
     def target_keys(self, flow: str, output: str | None, units: pa.Array) -> pa.Table:
         """The id map for ``units`` of a flow: columns unit, target_key (of the output's first row)."""
@@ -411,49 +342,6 @@ class Ledger:
             f" (SELECT unit FROM staged_units WHERE status <> '{Status.DONE}')"
         )
 
-    # -- units that are not plainly done ----------------------------------------------------------------
-
-    def units(
-        self, status: str, flow: str | None = None, reason: str | None = None, limit: int | None = None
-    ) -> list[dict[str, Any]]:
-        """Units with a status, by flow, reason and unit."""
-        if not self.exists:
-            return []
-        where, parameters = self._units_where(status, flow, reason, None)
-        tail = f" LIMIT {int(limit)}" if limit else ""
-        names = ["unit", "reason", "detail", "warnings", "first_run", "last_run", "attempts", "note"]
-        rows = self._sql.execute(
-            f"SELECT f.name, {', '.join(f'u.{name}' for name in names)} FROM {self._p}units u"
-            f" JOIN {self._p}flows f ON f.flow = u.flow WHERE {where} ORDER BY f.flow, u.reason, u.unit{tail}",
-            parameters,
-        )
-        return [dict(zip(["flow", *names], row, strict=True)) for row in rows]
-
-    def count_units(self) -> list[dict[str, Any]]:
-        """How many units have which status and reason (plainly done ones come from `rows`)."""
-        if not self.exists:
-            return []
-        rows = self._sql.execute(
-            f"SELECT f.name, u.status, u.reason, u.warnings, count(*) FROM {self._p}units u"
-            f" JOIN {self._p}flows f ON f.flow = u.flow WHERE f.migration = %s AND f.environment = %s"
-            " GROUP BY f.name, u.status, u.reason, u.warnings ORDER BY 1, 2, 3, 4",
-            self._mine,
-        )
-        names = ("flow", "status", "reason", "warnings", "count")
-        return [dict(zip(names, row, strict=True)) for row in rows]
-
-    def count_rows(self) -> dict[str, dict[str, int]]:
-        """Target rows in the id map, and units behind them, per flow."""
-        if not self.exists:
-            return {}
-        rows = self._sql.execute(
-            f"SELECT f.name, count(*), count(DISTINCT r.unit) FROM {self._p}rows r"
-            f" JOIN {self._p}flows f ON f.flow = r.flow WHERE f.migration = %s AND f.environment = %s"
-            " GROUP BY f.name",
-            self._mine,
-        )
-        return {str(name): {"rows": int(count), "units": int(units)} for name, count, units in rows}
-
     def settle(self, flow: str | None, reason: str | None, units: Sequence[str], *, waive: str | None) -> int:
         """Mark held units: to be tried again, or (``waive``: why) out of scope. Gives how many."""
         where, parameters = self._units_where(Status.HELD, flow, reason, units)
@@ -466,63 +354,6 @@ class Ledger:
                 ([waive] if waive else []) + parameters,
             )
         return len(changed)
-
-    def _units_where(
-        self, status: str, flow: str | None, reason: str | None, units: Sequence[str] | None
-    ) -> tuple[str, list[Any]]:
-        where = "f.migration = %s AND f.environment = %s AND u.status = %s"
-        parameters: list[Any] = [*self._mine, str(status)]
-        for column, value in (("f.name", flow), ("u.reason", reason)):
-            if value:
-                where, parameters = f"{where} AND {column} = %s", [*parameters, value]
-        if units:
-            marks = ", ".join(["%s"] * len(units))
-            where, parameters = f"{where} AND u.unit IN ({marks})", [*parameters, *units]
-        return where, parameters
-
-    def trace(self, key: str) -> list[dict[str, Any]]:
-        """Everything remembered of a source unit or a target key."""
-        if not self.exists:
-            return []
-        rows = self._sql.execute(
-            f"SELECT f.name, f.outputs, r.unit, r.output, r.n, coalesce(r.target_key, r.unit), r.run, r.changed_run,"
-            f" r.reused FROM {self._p}rows r JOIN {self._p}flows f ON f.flow = r.flow WHERE f.migration = %s"
-            " AND f.environment = %s AND (r.unit = %s OR r.target_key = %s) ORDER BY f.flow, r.unit, r.output, r.n",
-            (*self._mine, key, key),
-        )
-        names = ("flow", "outputs", "unit", "output", "n", "target_key", "run", "changed_run", "reused")
-        found = [dict(zip(names, row, strict=True)) for row in rows]
-        for one in found:
-            one["output"] = json.loads(one.pop("outputs"))[one["output"]]
-            one["reused"] = bool(one["reused"])
-        units = self._sql.execute(
-            f"SELECT f.name, u.unit, u.status, u.reason, u.detail, u.warnings, u.first_run, u.last_run, u.note"
-            f" FROM {self._p}units u JOIN {self._p}flows f ON f.flow = u.flow WHERE f.migration = %s"
-            " AND f.environment = %s AND u.unit = %s",
-            (*self._mine, key),
-        )
-        names = ("flow", "unit", "status", "reason", "detail", "warnings", "first_run", "last_run", "note")
-        return found + [dict(zip(names, row, strict=True)) for row in units]
-
-
-def nothing_known() -> Known:
-    """What is known of units that no run ever saw."""
-    return Known(_UNITS.empty_table(), _ROWS.empty_table())
-
-
-_UNITS = pa.schema([("unit", pa.string()), ("first_time", pa.string()), ("status", pa.string())])
-_ROWS = pa.schema(
-    [
-        ("unit", pa.string()),
-        ("output", pa.int64()),
-        ("n", pa.int64()),
-        ("target_key", pa.string()),
-        ("fp", pa.binary()),
-        ("shape", pa.int64()),
-        ("reused", pa.int64()),
-        ("minted", pa.string()),
-    ]
-)
 
 
 def _is(reason: str | None) -> str:

@@ -1,0 +1,140 @@
+"""Decision: what a batch becomes, and what a run remembers of its own would-be creations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resettle.batch import Action, Status
+from resettle.engine.feed import Prepared
+from resettle.engine.statements import OutputShape
+from resettle.engine.uniques import Hashes, Uniques
+
+Dataset = tuple[str, str]
+"""(connection, dataset)"""
+
+
+@dataclass
+class Foreseen:
+    """What this run has created or would create: the same for a plan, which writes nothing, and an apply."""
+
+    keys: dict[tuple[Dataset, tuple[str, ...]], Uniques] = field(default_factory=dict)
+    """By dataset and columns: the key that an output goes by, and every unique key that others may point at."""
+    target_keys: dict[tuple[str, int], list[pa.Table]] = field(default_factory=dict)
+    """(flow, output) -> tables of unit, target_key; kept only for flows that others reference."""
+    referenced: frozenset[str] = frozenset()
+
+    def of(self, dataset: Dataset, columns: tuple[str, ...]) -> Uniques:
+        return self.keys.setdefault((dataset, columns), Uniques())
+
+    def accept(self, flow: str, decision: Decision) -> None:
+        """The decision was carried out (or, in a plan, counted)."""
+        for made in decision.outputs:
+            for columns, hashes in made.new_keys.items():
+                self.of(made.dataset, columns).add(hashes)
+            if flow in self.referenced and made.rows.num_rows:
+                first = made.rows.filter(pc.equal(made.rows["_n"], 0))
+                table = pa.table({"unit": first["_unit"], "target_key": first["_key"]})
+                self.target_keys.setdefault((flow, made.number), []).append(table)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One output's rows with their actions; held units' rows are gone.
+
+    rows:    _unit, _n, the output's columns, _key, _fp, _action, _known
+    present: the fetched rows behind updates, by _key, in wire types with the output's columns
+    """
+
+    number: int
+    dataset: Dataset
+    rows: pa.Table
+    present: pa.Table
+    new_keys: Mapping[tuple[str, ...], Hashes]
+
+    def having(self, action: Action) -> pa.Table:
+        return self.rows.filter(pc.equal(self.rows["_action"], str(action)))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one batch becomes. units: _unit, _raw, status (never null), reason, detail, warnings."""
+
+    units: pa.Table
+    outputs: tuple[Decided, ...]
+    conflicts: Counter[str]
+    """Rows in conflict per output: their units are held, so they are in no table of ``outputs``."""
+
+
+def holds(units: pa.ChunkedArray, reason: str, detail: str) -> pa.Table:
+    count = len(units)
+    return pa.table(
+        {
+            "unit": units,
+            "reason": pa.repeat(pa.scalar(reason, pa.string()), count),
+            "detail": pa.repeat(pa.scalar(detail, pa.string()), count),
+        }
+    )
+
+
+_CONFLICTS = {
+    "exists_in_target": "a row with this key is there already, and differs",
+    "edited_in_target": "somebody changed the row since we wrote it",
+    "deleted_in_target": "somebody deleted the row since we wrote it",
+    "not_ours": "the row was there before us and is not overwritten",
+    "key_changed": "the record would now get another key than the one we wrote",
+    "duplicate_key": "another unit of this run has the same target key",
+}
+
+
+def trouble_of(bad: pa.Table, output: OutputShape) -> pa.Table:
+    details = [f"{output.dataset}: {_CONFLICTS[reason]}" for reason in bad["_reason"].to_pylist()]
+    return pa.table({"unit": bad["_unit"], "reason": bad["_reason"], "detail": pa.array(details, pa.string())})
+
+
+def hold(
+    units: pa.Table, decided: Sequence[tuple[pa.Table, pa.Table]], trouble: pa.Table
+) -> tuple[pa.Table, list[tuple[pa.Table, pa.Table]]]:
+    """Hold whole units: none of their rows is written in any output."""
+    first = trouble.group_by("unit", use_threads=False).aggregate([("reason", "first"), ("detail", "first")])
+    keys = first["unit"].combine_chunks()
+    at = pc.index_in(units["_unit"], keys)
+    hit = pc.is_valid(at)
+    units = set_column(units, "status", pc.if_else(hit, str(Status.HELD), units["status"]))
+    for name in ("reason", "detail"):
+        units = set_column(units, name, pc.if_else(hit, first[f"{name}_first"].combine_chunks().take(at), units[name]))
+    return units, [(rows.filter(pc.invert(pc.is_in(rows["_unit"], keys))), present) for rows, present in decided]
+
+
+def set_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+def decided_all(rows: pa.Table, action: Action, *, known: bool) -> pa.Table:
+    """Rows that all have one action."""
+    count = rows.num_rows
+    rows = rows.append_column("_action", pa.repeat(pa.scalar(str(action), pa.string()), count))
+    rows = rows.append_column("_reason", pa.nulls(count, pa.string()))
+    rows = rows.append_column("_known", pa.repeat(pa.scalar(known), count))
+    return rows.append_column("_present", pa.nulls(count, pa.int64()))
+
+
+def settled(units: pa.Table, outputs: Sequence[pa.Table], prepared: Prepared) -> pa.Table:
+    """Every unit's status: done if anything of it is new or changed, else unchanged."""
+    if not prepared.known.units.num_rows:
+        return set_column(units, "status", pc.coalesce(units["status"], str(Status.DONE)))
+    active = [table.filter(pc.is_in(table["_action"], pa.array(["create", "update"]))) for table in outputs]
+    reused = [
+        table.filter(pc.and_(pc.equal(table["_action"], "reuse"), pc.invert(table["_known"]))) for table in outputs
+    ]
+    busy = pa.chunked_array([chunk for table in [*active, *reused] for chunk in table["_unit"].chunks], pa.string())
+    known = prepared.known.units
+    was_done = known.filter(pc.or_kleene(pc.is_null(known["status"]), pc.equal(known["status"], "done")))
+    old = pc.is_in(units["_unit"], was_done["unit"].combine_chunks())
+    done = pc.or_(pc.is_in(units["_unit"], busy.combine_chunks()), pc.invert(old))
+    status = pc.if_else(done, str(Status.DONE), str(Status.UNCHANGED))
+    return set_column(units, "status", pc.coalesce(units["status"], status))

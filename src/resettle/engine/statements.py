@@ -1,0 +1,158 @@
+"""Statements: what a compiled flow is, and the SQL that shapes its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from resettle.batch import Column, Schema
+from resettle.engine.fingerprint import fingerprint_sql, key_sql
+from resettle.mapping.columns import DUCKDB, Cast, literal, quote
+from resettle.mapping.model import ColumnForm, Flow, Lookup, Ref
+from resettle.mapping.sql import Parsed
+
+
+@dataclass(frozen=True)
+class OutputShape:
+    """One output, compiled. ``columns`` are the target columns it writes, in the declaration's order."""
+
+    name: str
+    connection: str
+    dataset: str
+    schema: Schema
+    key: tuple[Column, ...]
+    match: bool
+    columns: tuple[Column, ...]
+    sql: str
+    fast_sql: str | None
+    """Like ``sql`` with uuids left as text, which `uuids.from_text` turns at once; None where there are none."""
+    try_sql: str
+    minted: tuple[str, ...]
+    refs: tuple[tuple[str, str | None, str], ...]
+    """(flow, output, expression) of every reference, in the order of the joins _ref0, _ref1, ..."""
+    lookups: tuple[tuple[str, str], ...] = ()
+    """(lookup, expression) of every lookup: its rows are loaded when the first value asks for it."""
+    plain: Mapping[str, str] = field(default_factory=dict)
+    """Each column's expression before its cast, to say what class of value did not become the column's."""
+    alternates: tuple[str, ...] = ()
+    """Key columns that have an `on_duplicate_key` form, delivered as _alt_<name>."""
+    rows_sql: str = ""
+    """The SELECT of its own `rows:`, if it has one."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.key)
+
+
+@dataclass(frozen=True)
+class FlowShape:
+    """A compiled flow."""
+
+    name: str
+    flow: Flow
+    needs: tuple[str, ...]
+    """Source columns that the flow's expressions use, in the source's order."""
+    unit_sql: str
+    rules_sql: str | None
+    rules_try_sql: str | None
+    rows_sql: str | None
+    outputs: tuple[OutputShape, ...]
+    unmapped: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    """Names used that an open source's sample did not hold."""
+    open: bool = False
+    """Whether the source has no catalogue, so that records may hold names that nobody has seen."""
+
+
+def struct_sql(output: OutputShape, *, null: bool = False) -> str:
+    """An earlier output's row as one struct, so that `object.key` reads its column."""
+    fields = ", ".join(
+        f"{quote(c.name)} := " + (f"CAST(NULL AS {DUCKDB[c.kind]})" if null else quote(c.name)) for c in output.columns
+    )
+    return f"struct_pack({fields})"
+
+
+def rules_sql(rules: Mapping[tuple[str, str], Parsed], *, tried: bool) -> str | None:
+    if not rules:
+        return None
+
+    def condition(parsed: Parsed) -> str:
+        return f"coalesce(TRY(CAST(({parsed.sql}) AS BOOLEAN)), false)" if tried else f"({parsed.sql})"
+
+    def first(kind: str) -> str:
+        arms = " ".join(f"WHEN {condition(p)} THEN {literal(n)}" for (k, n), p in rules.items() if k == kind)
+        return f"CASE {arms} END" if arms else "CAST(NULL AS VARCHAR)"
+
+    warned = [f"CASE WHEN {condition(p)} THEN {literal(n)} END" for (k, n), p in rules.items() if k == "warn"]
+    warnings = f"nullif(concat_ws(',', {', '.join(warned)}), '')" if warned else "CAST(NULL AS VARCHAR)"
+    bad = "CAST(NULL AS VARCHAR)"
+    if tried:
+        arms = " ".join(
+            f"WHEN TRY((CAST(({p.sql}) AS BOOLEAN)) IS NULL) IS NULL THEN {literal(n)}" for (_, n), p in rules.items()
+        )
+        bad = f"CASE {arms} END"
+    return f"SELECT {first('skip')} AS skip, {first('hold')} AS hold, {warnings} AS warnings, {bad} AS bad FROM source"
+
+
+def missing_reasons(forms: Mapping[str, ColumnForm]) -> dict[str, str]:
+    """Why a column's value can be missing, other than by its cast."""
+    return {
+        name: "lookup_missing" if isinstance(form, Lookup) else "reference_missing"
+        for name, form in forms.items()
+        if isinstance(form, Lookup | Ref)
+    }
+
+
+def fast_sql(
+    values: Mapping[str, tuple[Column, Cast]],
+    joins: Sequence[tuple[str, str]],
+    key: Sequence[Column],
+    alternates: Mapping[str, str],
+) -> str | None:
+    texts = {name: (column, replace(made, sql=made.text or made.sql)) for name, (column, made) in values.items()}
+    if texts == values:
+        return None
+    return output_sql(texts, joins, key, alternates, {}, tried=False)
+
+
+def output_sql(
+    values: Mapping[str, tuple[Column, Cast]],
+    joins: Sequence[tuple[str, str]],
+    key: Sequence[Column],
+    alternates: Mapping[str, str],
+    reasons: Mapping[str, str],
+    *,
+    tried: bool,
+) -> str:
+    """The SELECT of one output over the relation `base` (source rows with earlier outputs beside them)."""
+
+    def value(sql: str) -> str:
+        return f"TRY({sql})" if tried else sql
+
+    columns = [f"{value(made.sql)} AS {quote(name)}" for name, (_, made) in values.items()]
+    columns += [f"{value(sql)} AS {quote('_alt_' + name)}" for name, sql in alternates.items()]
+    arms = [
+        f"WHEN {check.sql} THEN {literal(f'{check.reason}|{name}')}"
+        for name, (_, made) in values.items()
+        for check in made.checks
+    ]
+    arms += [f"WHEN {quote(column.name)} IS NULL THEN {literal('no_key|' + column.name)}" for column in key]
+    bad = "CAST(NULL AS VARCHAR) AS _bad"
+    if tried:
+        tries = [
+            f"WHEN TRY(({made.sql}) IS NULL) IS NULL THEN {literal(reasons.get(name, 'cast') + '|' + name)}"
+            for name, (_, made) in values.items()
+        ]
+        bad = f"CASE {' '.join(tries)} END AS _bad"
+    problem = f"coalesce(_bad, CASE {' '.join(arms)} END)" if arms else "_bad"
+    joined = " ".join(f"LEFT JOIN {table} = {value(on)}" for table, on in joins)
+    picked = ", ".join(quote(name) for name in [*values, *("_alt_" + name for name in alternates)])
+    fingerprint = fingerprint_sql([column for column, _ in values.values()])
+    return (
+        f"SELECT _unit, _n, {picked}, {problem} AS _problem, {key_sql(key)} AS _key, {fingerprint} AS _fp"
+        f" FROM (SELECT source._unit, source._n, {', '.join(columns)}, {bad} FROM base AS source {joined})"
+    )

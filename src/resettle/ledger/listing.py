@@ -1,0 +1,118 @@
+"""The ledger's answers for people: runs, units that are not plainly done, counts, one record's story."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from resettle.connector import Sql
+
+
+class Listing:
+    """Reads only; `Ledger` adds what writes."""
+
+    _sql: Sql
+    _p: str
+    migration: str
+    environment: str
+    exists: bool
+
+    @property
+    def _mine(self) -> tuple[str, str]:
+        return (self.migration, self.environment)
+
+    def runs(self, limit: int = 50) -> list[dict[str, Any]]:
+        """The latest runs, newest first."""
+        names = ["run", "phase", "status", "started_at", "finished_at", "host", "pid", "options", "summary"]
+        if not self.exists:
+            return []
+        rows = self._sql.execute(
+            f"SELECT {', '.join(names)} FROM {self._p}runs WHERE migration = %s AND environment = %s"
+            f" ORDER BY run DESC LIMIT {int(limit)}",
+            self._mine,
+        )
+        found = [dict(zip(names, row, strict=True)) for row in rows]
+        for one in found:
+            one["options"] = json.loads(one["options"])
+            one["summary"] = json.loads(one["summary"]) if one["summary"] else None
+            one |= {key: str(one[key]) if one[key] else None for key in ("started_at", "finished_at")}
+        return found
+
+    def units(
+        self, status: str, flow: str | None = None, reason: str | None = None, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Units with a status, by flow, reason and unit."""
+        if not self.exists:
+            return []
+        where, parameters = self._units_where(status, flow, reason, None)
+        tail = f" LIMIT {int(limit)}" if limit else ""
+        names = ["unit", "reason", "detail", "warnings", "first_run", "last_run", "attempts", "note"]
+        rows = self._sql.execute(
+            f"SELECT f.name, {', '.join(f'u.{name}' for name in names)} FROM {self._p}units u"
+            f" JOIN {self._p}flows f ON f.flow = u.flow WHERE {where} ORDER BY f.flow, u.reason, u.unit{tail}",
+            parameters,
+        )
+        return [dict(zip(["flow", *names], row, strict=True)) for row in rows]
+
+    def count_units(self) -> list[dict[str, Any]]:
+        """How many units have which status and reason (plainly done ones come from `rows`)."""
+        if not self.exists:
+            return []
+        rows = self._sql.execute(
+            f"SELECT f.name, u.status, u.reason, u.warnings, count(*) FROM {self._p}units u"
+            f" JOIN {self._p}flows f ON f.flow = u.flow WHERE f.migration = %s AND f.environment = %s"
+            " GROUP BY f.name, u.status, u.reason, u.warnings ORDER BY 1, 2, 3, 4",
+            self._mine,
+        )
+        names = ("flow", "status", "reason", "warnings", "count")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def count_rows(self) -> dict[str, dict[str, int]]:
+        """Target rows in the id map, and units behind them, per flow."""
+        if not self.exists:
+            return {}
+        rows = self._sql.execute(
+            f"SELECT f.name, count(*), count(DISTINCT r.unit) FROM {self._p}rows r"
+            f" JOIN {self._p}flows f ON f.flow = r.flow WHERE f.migration = %s AND f.environment = %s"
+            " GROUP BY f.name",
+            self._mine,
+        )
+        return {str(name): {"rows": int(count), "units": int(units)} for name, count, units in rows}
+
+    def trace(self, key: str) -> list[dict[str, Any]]:
+        """Everything remembered of a source unit or a target key."""
+        if not self.exists:
+            return []
+        rows = self._sql.execute(
+            f"SELECT f.name, f.outputs, r.unit, r.output, r.n, coalesce(r.target_key, r.unit), r.run, r.changed_run,"
+            f" r.reused FROM {self._p}rows r JOIN {self._p}flows f ON f.flow = r.flow WHERE f.migration = %s"
+            " AND f.environment = %s AND (r.unit = %s OR r.target_key = %s) ORDER BY f.flow, r.unit, r.output, r.n",
+            (*self._mine, key, key),
+        )
+        names = ("flow", "outputs", "unit", "output", "n", "target_key", "run", "changed_run", "reused")
+        found = [dict(zip(names, row, strict=True)) for row in rows]
+        for one in found:
+            one["output"] = json.loads(one.pop("outputs"))[one["output"]]
+            one["reused"] = bool(one["reused"])
+        units = self._sql.execute(
+            f"SELECT f.name, u.unit, u.status, u.reason, u.detail, u.warnings, u.first_run, u.last_run, u.note"
+            f" FROM {self._p}units u JOIN {self._p}flows f ON f.flow = u.flow WHERE f.migration = %s"
+            " AND f.environment = %s AND u.unit = %s",
+            (*self._mine, key),
+        )
+        names = ("flow", "unit", "status", "reason", "detail", "warnings", "first_run", "last_run", "note")
+        return found + [dict(zip(names, row, strict=True)) for row in units]
+
+    def _units_where(
+        self, status: str, flow: str | None, reason: str | None, units: Sequence[str] | None
+    ) -> tuple[str, list[Any]]:
+        where = "f.migration = %s AND f.environment = %s AND u.status = %s"
+        parameters: list[Any] = [*self._mine, str(status)]
+        for column, value in (("f.name", flow), ("u.reason", reason)):
+            if value:
+                where, parameters = f"{where} AND {column} = %s", [*parameters, value]
+        if units:
+            marks = ", ".join(["%s"] * len(units))
+            where, parameters = f"{where} AND u.unit IN ({marks})", [*parameters, *units]
+        return where, parameters

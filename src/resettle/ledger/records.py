@@ -1,0 +1,79 @@
+"""What the ledger takes and gives: runs, what is remembered of units, what a batch adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Hashes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of one phase. ``started_at`` is also its migration_time (UTC, microseconds)."""
+
+    number: int
+    phase: str
+    started_at: datetime
+    fence: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Hashes (sorted) of the raw records that earlier runs of the same mapping settled."""
+
+    done: Hashes
+    others: tuple[tuple[str, str | None, Hashes], ...] = ()
+    """(status, reason, hashes) of held and skipped ones."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What earlier runs remember of some units.
+
+    units: unit, first_time (us since epoch, of the run that first saw it), status (null for plainly done)
+    rows:  unit, output, n, target_key, fp (16 bytes), shape, reused, minted (JSON or null)
+    """
+
+    units: pa.Table
+    rows: pa.Table
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one batch adds to the ledger; every table may be empty. Columns as the ledger's, less flow and run.
+
+    created: unit, output, n, target_key (null if it is the unit), fingerprint, shape, raw, reused, minted
+    changed: unit, output, n, fingerprint, shape, raw
+    units:   unit, status, reason, detail, warnings, raw
+    images:  unit, output, n, target_key, image
+    """
+
+    created: pa.Table
+    changed: pa.Table
+    units: pa.Table
+    images: pa.Table
+
+
+def nothing_known() -> Known:
+    """What is known of units that no run ever saw."""
+    return Known(UNITS.empty_table(), ROWS.empty_table())
+
+
+UNITS = pa.schema([("unit", pa.string()), ("first_time", pa.string()), ("status", pa.string())])
+ROWS = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("output", pa.int64()),
+        ("n", pa.int64()),
+        ("target_key", pa.string()),
+        ("fp", pa.binary()),
+        ("shape", pa.int64()),
+        ("reused", pa.int64()),
+        ("minted", pa.string()),
+    ]
+)
