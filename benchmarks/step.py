@@ -45,7 +45,9 @@ def run(export: Path, url: str, expected: Mapping[str, int]) -> Step:
 
 def main() -> None:
     import resettle
+    from resettle.memory import steady
 
+    steady()  # as the command line does
     export, url = sys.argv[1:]
     migration = resettle.load(MEDZEN, "local", {"MEDZEN_EXPORT": export, "SUPABASE_DB_URL": url})
     with resettle.connect(migration) as connections:

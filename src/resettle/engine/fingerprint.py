@@ -16,14 +16,17 @@ from resettle.batch import ARROW, Column, Kind
 from resettle.mapping.columns import canonical, literal, quote
 from resettle.mapping.functions import query
 
+_BAR = ", '|', "
+
 
 def fingerprint_sql(columns: Sequence[Column]) -> str:
     """SQL for the fingerprint (BLOB of 16 bytes) over columns that stand in scope by their names."""
-    parts = [f"coalesce({canonical(column)}, '')" for column in columns]
+    parts = [canonical(column) for column in columns]
     texts = [quote(column.name) for column in columns if column.kind in {Kind.TEXT, Kind.OTHER}]
-    parts += [f"coalesce(CAST(strlen({text}) AS VARCHAR), '')" for text in texts]
+    parts += [f"CAST(strlen({text}) AS VARCHAR)" for text in texts]
     names = literal(hashlib.md5(",".join(c.name for c in columns).encode(), usedforsecurity=False).hexdigest()[:8])
-    return f"unhex(md5(concat_ws('|', {', '.join([names, *parts])})))"
+    # concat() takes a null for empty; concat_ws() would leave its separator out, or need a coalesce() for each.
+    return f"unhex(md5(concat({_BAR.join([names, *parts])})))"
 
 
 def key_sql(columns: Sequence[Column], names: Sequence[str] | None = None) -> str:
