@@ -472,6 +472,7 @@ def test_a_data_file_cannot_point_out_of_its_export(tmp_path: Path) -> None:
             "line 2: not UTF-8",
         ),
     ],
+    ids=["no gzip", "a cut off gzip", "half a line", "a line too few", "not UTF-8"],  # gzip's bytes hold the time
 )
 def test_a_file_that_contradicts_itself_is_corrupt_though_its_checksum_is_right(
     tmp_path: Path, packed: bytes, said: str
