@@ -327,6 +327,18 @@ def test_a_waived_record_is_out_of_scope_with_a_note(project: MakeProject, datab
     assert (unit["reason"], unit["note"]) == ("waived", "a test account")
 
 
+def test_a_waiver_outlives_a_change_of_the_mapping(project: MakeProject, database: str) -> None:
+    p = project(target=database, people=[{**person(0), "age": "forty"}, person(1)])
+    p.apply()
+    with p.ledger() as ledger:
+        ledger.settle("people", None, ["p0"], waive="a test account")
+    p.flows(PEOPLE.replace("name: name", "name: upper(name)"))
+    assert counts(p.plan()) == counts(p.apply())
+    with p.ledger() as ledger:
+        assert [(unit["unit"], unit["note"]) for unit in ledger.units("skipped")] == [("p0", "a test account")]
+    assert p.held == {}
+
+
 # -- the same unit, the same key -------------------------------------------------------------------------------
 
 
@@ -414,6 +426,24 @@ def test_on_duplicate_key_gives_the_second_unit_a_key_of_its_own_for_good(
     assert actions(p.apply()) == {"update": 1}
     assert p.rows("people", "id, name") == [expected[0], ("a@x/p1", "Berta"), expected[2]]
     assert not p.verify().findings
+
+
+def test_on_duplicate_key_leaves_the_row_of_a_stranger_alone(project: MakeProject, database: str) -> None:
+    """The key is another unit's only if the ledger says so; a row that the target's owner made is in conflict."""
+    p = project(REKEYED, target=database, people=[person(0, "Anna", mail="a@x")])
+    p.sql("INSERT INTO people (id, name) VALUES ('a@x', 'A stranger')")
+    assert counts(p.plan()) == counts(p.apply())
+    assert p.held == {"p0": "exists_in_target"}
+    assert p.rows("people", "id, name") == [("a@x", "A stranger")]
+
+
+def test_on_duplicate_key_knows_the_units_of_earlier_runs(project: MakeProject, database: str) -> None:
+    twins = [person(0, "Anna", mail="a@x"), person(1, "Bert", mail="a@x")]
+    p = project(REKEYED, target=database, people=twins[:1])
+    p.apply()
+    p.put(people=twins)
+    assert actions(p.apply()) == {"create": 1}
+    assert p.rows("people", "id, name") == [("a@x", "Anna"), ("a@x/p1", "Bert")]
 
 
 # -- what only the target knows -------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ people:
         (("unit: id", "unit: id\n  hold: {old: agee > 3}"), 9, 17, "has no column `agee`", "did you mean `age`?"),
         (("unit: id", "unit: id\n  rows: SELECT id FROM source"), 9, None, "must keep the column _unit", None),
         (("unit: id", "unit: id\n  rows: SELECT FROM"), 9, None, "bad SQL", None),
+        (("name: name", "name: {ref: people, on: id}"), 12, None, "points at this flow itself", "second flow"),
     ],
 )
 def test_what_cannot_work_is_refused_at_its_place(

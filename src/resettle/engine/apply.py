@@ -118,8 +118,7 @@ class _Writer:
             flow.targets,
             self._db,
             foreseen,
-            ledger.shapes(flow.name),
-            ledger.outputs(flow.name),
+            ledger,
         )
         self._optimistic = True
         self._retry = Caller(lambda error: None, attempts=6)

@@ -209,6 +209,12 @@ class Compiler:
             on = self._expression(form.on, *place, "on")
             self._bind(on, *place, "on")
             alias, (flow, _, output) = f"_ref{len(refs)}", form.ref.partition(".")
+            if flow == self.name:
+                raise MappingError(
+                    self.migration.place(*place),
+                    f"`ref: {form.ref}` points at this flow itself, whose rows are not all there yet",
+                    hint="write the key out, or fill the column by a second flow",
+                )
             refs.append((flow, output or None, f"CAST({on.sql} AS VARCHAR)"))
             joins.append((f"{alias} ON {alias}._unit_of", f"CAST({on.sql} AS VARCHAR)"))
             missing = refuse(on.sql, "VARCHAR")

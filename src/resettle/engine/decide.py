@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import ARROW, Action, Column, ForeignKey
+from resettle.batch import Action, ForeignKey
 from resettle.connector import Target
 from resettle.engine.alternate import alternate, rekeyed
 from resettle.engine.compare import compare
@@ -31,9 +31,11 @@ from resettle.engine.decision import (
     trouble_of,
 )
 from resettle.engine.feed import Prepared
-from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, fingerprints, key_sql
+from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, fingerprints, key_sql, wire_schema
 from resettle.engine.statements import FlowShape, OutputShape
 from resettle.engine.uniques import Hashes
+from resettle.errors import BalanceError
+from resettle.ledger.ledger import Ledger
 from resettle.ledger.records import nothing_known
 from resettle.mapping.functions import query
 
@@ -47,11 +49,10 @@ class Decider:
         targets: Mapping[str, Target],
         connection: duckdb.DuckDBPyConnection,
         foreseen: Foreseen,
-        shapes: Mapping[int, tuple[str, ...]],
-        outputs: Mapping[str, int],
+        ledger: Ledger,
     ) -> None:
         self._shape, self._targets, self._db, self._foreseen = shape, targets, connection, foreseen
-        self._shapes = shapes
+        self._ledger, self._shapes, outputs = ledger, ledger.shapes(shape.name), ledger.outputs(shape.name)
         self._numbers = [outputs.get(output.name, index) for index, output in enumerate(shape.outputs)]
         self._alone = len(shape.outputs) == 1 and not any(
             foreseen.of((o.connection, o.dataset), o.key_names) for o in shape.outputs
@@ -72,6 +73,8 @@ class Decider:
         conflicts: Counter[str] = Counter()
         for number, output, wanted in zip(self._numbers, self._shape.outputs, prepared.shaped.outputs, strict=True):
             rows, present = self._actions(prepared, number, output, wanted, optimistic=optimistic, lock=lock)
+            if rows.num_rows != wanted.num_rows:
+                raise BalanceError(f"{output.name}: {wanted.num_rows} rows to decide, {rows.num_rows} decided")
             bad = rows.filter(pc.equal(rows["_action"], str(Action.CONFLICT)))
             if bad.num_rows:
                 conflicts[output.name] += bad.num_rows
@@ -117,7 +120,7 @@ class Decider:
         known = known.filter(pc.equal(known["output"], number)) if known.num_rows else known
         wanted = rekeyed(self._db, output, wanted, known)
         dataset = (output.connection, output.dataset)
-        no_rows = _wire_schema(output.columns).empty_table()
+        no_rows = wire_schema(output.columns).empty_table()
         if optimistic and self._empty[dataset] and not known.num_rows:
             rows = decided_all(wanted, Action.CREATE, known=False)
             present = no_rows
@@ -125,7 +128,7 @@ class Decider:
             rows, present = self._compared(output, wanted, known, lock=lock)
         rows = self._duplicates(output, rows)
         if output.alternates:
-            rows, present = self._use_alternates(output, rows, present, lock=lock)
+            rows, present = self._use_alternates(number, output, rows, present, lock=lock)
         return rows, present
 
     def _compared(
@@ -171,7 +174,7 @@ class Decider:
         names = list(dict.fromkeys([*output.names, *(n for s in shapes for n in self._shapes[s])]))
         columns = [c for name in names if (c := output.schema.column(name))]
         if not asked.num_rows:
-            return _wire_schema(columns).empty_table()
+            return wire_schema(columns).empty_table()
         keys = asked.select(list(output.key_names)).group_by(list(output.key_names)).aggregate([])
         found = self._targets[output.connection].fetch(
             output.dataset, as_wire(keys, output.key), [column.name for column in columns], lock=lock
@@ -264,11 +267,15 @@ class Decider:
         return bool(pc.all(pc.equal(rows["_key"], rows["_unit"])).as_py())
 
     def _use_alternates(
-        self, output: OutputShape, rows: pa.Table, present: pa.Table, *, lock: bool
+        self, number: int, output: OutputShape, rows: pa.Table, present: pa.Table, *, lock: bool
     ) -> tuple[pa.Table, pa.Table]:
-        taken = pc.and_(
-            pc.equal(rows["_action"], str(Action.CONFLICT)),
-            pc.is_in(rows["_reason"], pa.array(["duplicate_key", "exists_in_target"])),
+        """Rows whose key another unit has, in this run or in the ledger; a stranger's row stays a conflict."""
+        conflict, reason = pc.equal(rows["_action"], str(Action.CONFLICT)), pc.fill_null(rows["_reason"], "")
+        there = pc.and_(conflict, pc.equal(reason, "exists_in_target"))
+        owned = self._ledger.owned(self._shape.name, number, rows.filter(there)["_key"].to_pylist())
+        taken = pc.or_(
+            pc.and_(conflict, pc.equal(reason, "duplicate_key")),
+            pc.and_(there, pc.is_in(rows["_key"], pa.array(owned, pa.string()))),
         )
         if not pc.any(taken).as_py():
             return rows, present
@@ -393,7 +400,3 @@ class Decider:
 
 
 _DECIDED = ("_action", "_reason", "_known", "_present")
-
-
-def _wire_schema(columns: Sequence[Column]) -> pa.Schema:
-    return pa.schema([(column.name, ARROW[column.kind]) for column in columns])

@@ -163,7 +163,8 @@ class Feed:
         known = self._known(rows)
         rows = self._date(rows, known)
         resolver = replace(self._resolver, minted=_minted(known))
-        return Prepared(shaping.run(self._db, self._shape, rows, resolver), known, looked.read, settled)
+        shaped = _keep_waived(shaping.run(self._db, self._shape, rows, resolver), known)
+        return Prepared(shaped, known, looked.read, settled)
 
     def _hash(self, database: duckdb.DuckDBPyConnection, table: pa.Table) -> Hashes:
         columns = ", ".join(quote(name) for name in table.column_names)
@@ -256,6 +257,19 @@ def _nothing_seen() -> Seen:
 def _nothing_shaped() -> Shaped:
     names = ("_unit", "_raw", "status", "reason", "detail", "warnings")
     return Shaped(pa.table({name: pa.array([], pa.string()) for name in names}), ())
+
+
+def _keep_waived(shaped: Shaped, known: Known) -> Shaped:
+    """A waiver outlives a change of the mapping or of the record: somebody said that it stays behind."""
+    waived = known.units.filter(pc.equal(known.units["reason"], "waived"))["unit"].combine_chunks()
+    if not len(waived):
+        return shaped
+    hit = pc.is_in(shaped.units["_unit"], waived)
+    units = shaped.units
+    for name, word in (("status", str(Status.SKIPPED)), ("reason", "waived")):
+        units = units.set_column(units.column_names.index(name), name, pc.if_else(hit, word, units[name]))
+    outputs = (table.filter(pc.invert(pc.is_in(table["_unit"], waived))) for table in shaped.outputs)
+    return Shaped(units, tuple(outputs))
 
 
 def _add(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:

@@ -62,6 +62,11 @@ def as_duckdb(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
     return table
 
 
+def wire_schema(columns: Sequence[Column]) -> pa.Schema:
+    """The arrow types in which a target gives these columns."""
+    return pa.schema([(column.name, ARROW[column.kind]) for column in columns])
+
+
 def as_wire(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
     """The same rows in the arrow types that connectors take and give (`batch.ARROW`)."""
     kinds = {column.name: column.kind for column in columns}

@@ -78,7 +78,7 @@ def plan_flow(run: FlowRun, ledger: Ledger, foreseen: Foreseen) -> tuple[Counts,
     counts = Counts(run.name, unmapped=run.shape.unmapped, unseen=run.shape.unseen)
     targets = {name: ReadOnly(target) for name, target in run.targets.items()}
     database = connect()
-    decider = Decider(run.shape, targets, database, foreseen, ledger.shapes(run.name), ledger.outputs(run.name))
+    decider = Decider(run.shape, targets, database, foreseen, ledger)
     hashes = [np.empty(0, np.int64)]
     with run.prepared() as batches:
         for prepared in batches:

@@ -264,9 +264,9 @@ class Ledger(Listing):
                 f" CASE WHEN r.reused THEN 1 ELSE 0 END, r.minted FROM {self._of_asked('rows', number)}"
             )
             first = self._sql.query(
-                "SELECT s.unit, min(t.started_at), max(s.status) FROM ("
-                f"SELECT r.unit, r.first_run AS run, r.status FROM {self._of_asked('units', number)} UNION ALL "
-                f"SELECT r.unit, r.run, NULL FROM {self._of_asked('rows', number)}) s"
+                "SELECT s.unit, min(t.started_at), max(s.status), max(s.reason) FROM ("
+                f"SELECT r.unit, r.first_run AS run, r.status, r.reason FROM {self._of_asked('units', number)}"
+                f" UNION ALL SELECT r.unit, r.run, NULL, NULL FROM {self._of_asked('rows', number)}) s"
                 f" JOIN {self._p}runs t ON t.run = s.run GROUP BY s.unit"
             )
         return Known(_typed(first, UNITS), _typed(rows, ROWS))
@@ -335,7 +335,7 @@ class Ledger(Listing):
             " ON CONFLICT (flow, unit) DO UPDATE SET status = excluded.status, reason = excluded.reason,"
             " detail = excluded.detail, warnings = excluded.warnings, raw = excluded.raw,"
             f" last_run = excluded.last_run, attempts = {self._p}units.attempts + 1, retry = excluded.retry,"
-            " note = NULL"
+            f" note = CASE WHEN excluded.reason = 'waived' THEN {self._p}units.note END"
         )
         self._sql.execute(
             f"UPDATE {self._p}rows SET raw = NULL WHERE flow = {flow} AND raw IS NOT NULL AND unit IN"

@@ -17,6 +17,7 @@ class Listing:
     migration: str
     environment: str
     exists: bool
+    _flows: dict[str, int]
 
     @property
     def _mine(self) -> tuple[str, str]:
@@ -116,3 +117,17 @@ class Listing:
             marks = ", ".join(["%s"] * len(units))
             where, parameters = f"{where} AND u.unit IN ({marks})", [*parameters, *units]
         return where, parameters
+
+    def owned(self, flow: str, output: int, keys: Sequence[str]) -> list[str]:
+        """Which target keys some unit of the flow already has. Reads the whole id map: for the odd few."""
+        found: list[str] = []
+        for start in range(0, len(keys) if flow in self._flows else 0, 500):
+            some = list(keys[start : start + 500])
+            marks = ", ".join(["%s"] * len(some))
+            rows = self._sql.execute(
+                f"SELECT coalesce(target_key, unit) FROM {self._p}rows WHERE flow = %s AND output = %s"
+                f" AND coalesce(target_key, unit) IN ({marks})",
+                (self._flows[flow], output, *some),
+            )
+            found += [str(key) for (key,) in rows]
+        return found

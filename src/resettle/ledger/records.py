@@ -35,7 +35,7 @@ class Seen:
 class Known:
     """What earlier runs remember of some units.
 
-    units: unit, first_time (us since epoch, of the run that first saw it), status (null for plainly done)
+    units: unit, first_time (when the run that first saw it began), status (null for plainly done), reason
     rows:  unit, output, n, target_key, fp (16 bytes), shape, reused, minted (JSON or null)
     """
 
@@ -64,7 +64,7 @@ def nothing_known() -> Known:
     return Known(UNITS.empty_table(), ROWS.empty_table())
 
 
-UNITS = pa.schema([("unit", pa.string()), ("first_time", pa.string()), ("status", pa.string())])
+UNITS = pa.schema([(name, pa.string()) for name in ("unit", "first_time", "status", "reason")])
 ROWS = pa.schema(
     [
         ("unit", pa.string()),
