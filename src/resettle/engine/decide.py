@@ -63,9 +63,8 @@ class Decider:
     def decide(self, prepared: Prepared, *, optimistic: bool, lock: bool) -> Decision:
         """Decide a batch.
 
-        ``optimistic`` trusts that a target which was empty when the flow began holds only what this run made,
-        so that a first load asks the target nothing; its writes still refuse a row that exists. ``lock`` keeps
-        others from changing the rows we looked at until the transaction ends.
+        ``optimistic`` trusts that a target which was empty when the flow began holds only what this run made: a
+        first load asks it nothing. ``lock`` keeps the rows we looked at as they are until the transaction ends.
         """
         units = prepared.shaped.units
         decided: list[tuple[pa.Table, pa.Table]] = []
@@ -96,14 +95,12 @@ class Decider:
     def hold(self, decision: Decision, refusals: pa.Table) -> Decision:
         """The decision without the units that the target refuses (unit, reason, detail)."""
         units, kept = hold(decision.units, [(made.rows, made.present) for made in decision.outputs], refusals)
-        pairs = [(o, self._bereft(o, rows)) for o, (rows, _) in zip(self._shape.outputs, kept, strict=True)]
+        left = [self._bereft(output, rows) for output, (rows, _) in zip(self._shape.outputs, kept, strict=True)]
         outputs = tuple(
             replace(made, rows=rows, new_keys=self._new_keys(output, rows))
-            for made, (output, rows) in zip(decision.outputs, pairs, strict=True)
+            for made, output, rows in zip(decision.outputs, self._shape.outputs, left, strict=True)
         )
         return Decision(units, outputs, decision.conflicts)
-
-    # -- one output -------------------------------------------------------------------------------------
 
     def _actions(
         self,
@@ -269,7 +266,7 @@ class Decider:
     def _use_alternates(
         self, number: int, output: OutputShape, rows: pa.Table, present: pa.Table, *, lock: bool
     ) -> tuple[pa.Table, pa.Table]:
-        """Rows whose key another unit has, in this run or in the ledger; a stranger's row stays a conflict."""
+        """Another key where another unit has it, by this run or the ledger; a stranger's row stays a conflict."""
         conflict, reason = pc.equal(rows["_action"], str(Action.CONFLICT)), pc.fill_null(rows["_reason"], "")
         there = pc.and_(conflict, pc.equal(reason, "exists_in_target"))
         owned = self._ledger.owned(self._shape.name, number, rows.filter(there)["_key"].to_pylist())
