@@ -164,7 +164,8 @@ class _Writer:
                 prepared = replace(prepared, known=self._ledger.known(self._flow.name, units))
             with _transactions(self._flow.targets, self._ledger):
                 decision = self._decider.decide(prepared, optimistic=self._optimistic and tries == 1, lock=True)
-                self._allow(decision)
+                if tries == 1:  # what a lost answer had committed is unchanged now, as the plan would have it
+                    self._allow(decision)
                 if refused is not None:
                     decision = self._decider.hold(decision, refused)
                 for made in decision.outputs:
@@ -212,11 +213,7 @@ class _Writer:
         return self._flow.targets[made.dataset[0]]
 
     def _key(self, made: Decided) -> tuple[str, ...]:
-        return next(
-            output.key_names
-            for output in self._flow.shape.outputs
-            if (output.connection, output.dataset) == made.dataset
-        )
+        return self._flow.shape.outputs[made.place].key_names
 
 
 def _writes(made: Decided) -> Iterator[tuple[pa.Table, Action]]:

@@ -31,7 +31,8 @@ from resettle.engine.decision import (
     trouble_of,
 )
 from resettle.engine.feed import Prepared
-from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, fingerprints, key_sql, wire_schema
+from resettle.engine.fingerprint import as_duckdb, as_wire, key_sql, wire_schema
+from resettle.engine.present import keyed_rows
 from resettle.engine.statements import FlowShape, OutputShape
 from resettle.engine.uniques import Hashes
 from resettle.errors import BalanceError
@@ -86,8 +87,10 @@ class Decider:
         return Decision(
             settled(units, [rows for rows, _ in decided], prepared),
             tuple(
-                Decided(number, (output.connection, output.dataset), rows, present, self._new_keys(output, rows))
-                for number, output, (rows, present) in zip(self._numbers, self._shape.outputs, decided, strict=True)
+                Decided(number, place, (output.connection, output.dataset), rows, present, self._new_keys(output, rows))
+                for place, (number, output, (rows, present)) in enumerate(
+                    zip(self._numbers, self._shape.outputs, decided, strict=True)
+                )
             ),
             conflicts,
         )
@@ -122,14 +125,14 @@ class Decider:
             rows = decided_all(wanted, Action.CREATE, known=False)
             present = no_rows
         else:
-            rows, present = self._compared(output, wanted, known, lock=lock)
+            rows, present = self._compared(number, output, wanted, known, lock=lock)
         rows = self._duplicates(output, rows)
         if output.alternates:
             rows, present = self._use_alternates(number, output, rows, present, lock=lock)
         return rows, present
 
     def _compared(
-        self, output: OutputShape, wanted: pa.Table, known: pa.Table, *, lock: bool
+        self, number: int, output: OutputShape, wanted: pa.Table, known: pa.Table, *, lock: bool
     ) -> tuple[pa.Table, pa.Table]:
         wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
         matched = self._match_known(wanted, known)
@@ -137,7 +140,7 @@ class Decider:
         asked = wanted.filter(pc.invert(pc.is_in(wanted["_at"], same))) if len(same) else wanted
         shapes = [s for s in pc.unique(matched["shape"]).to_pylist() if s in self._shapes]
         present = self._fetch(output, asked, shapes, lock=lock)
-        keyed = self._keyed(output, present, matched, wanted, shapes)
+        keyed = keyed_rows(self._db, output, present, matched, wanted, {s: self._shapes[s] for s in shapes})
         found = compare(
             self._db,
             wanted.select(["_at", "_key", "_fp"]),
@@ -149,7 +152,17 @@ class Decider:
         rows = wanted.drop_columns(["_at"])
         for name in ("_action", "_reason", "_known", "_present"):
             rows = rows.append_column(name, found[name])
-        return rows, present.append_column("_key", keyed["_key"])
+        return self._taken(number, output, rows), present.append_column("_key", keyed["_key"])
+
+    def _taken(self, number: int, output: OutputShape, rows: pa.Table) -> pa.Table:
+        """A row that is there for another unit is not reused: two records would become one."""
+        new = pc.and_(pc.equal(rows["_action"], str(Action.REUSE)), pc.invert(rows["_known"]))
+        if output.match or not pc.any(new).as_py():
+            return rows
+        owned = self._ledger.owned(self._shape.name, number, rows.filter(new)["_key"].to_pylist())
+        hit = pc.and_(new, pc.is_in(rows["_key"], pa.array(owned, pa.string())))
+        rows = set_column(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
+        return set_column(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
 
     def _match_known(self, wanted: pa.Table, known: pa.Table) -> pa.Table:
         """Which wanted row each known row is, and whether what we wrote is what we want."""
@@ -178,55 +191,6 @@ class Decider:
         )
         return as_wire(found.select([column.name for column in columns]), columns)
 
-    def _keyed(
-        self,
-        output: OutputShape,
-        present: pa.Table,
-        matched: pa.Table,
-        wanted: pa.Table,
-        shapes: Sequence[int],
-    ) -> pa.Table:
-        """_at, _key, _fp and _left (still as we left it) of the fetched rows."""
-        self._db.register("_p", as_duckdb(present, output.schema.columns))
-        keys = query(
-            self._db,
-            f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p",
-        )
-        self._db.unregister("_p")
-        keys = keys.append_column("_at", pa.array(np.arange(present.num_rows)))
-        left = [self._left(output, present, keys, matched, wanted, shape) for shape in shapes]
-        ats = pa.chunked_array(left, pa.int64()) if left else pa.chunked_array([[]], pa.int64())
-        return keys.append_column("_left", pc.is_in(keys["_at"], ats.combine_chunks()))
-
-    def _left(
-        self,
-        output: OutputShape,
-        present: pa.Table,
-        keys: pa.Table,
-        matched: pa.Table,
-        wanted: pa.Table,
-        shape: int,
-    ) -> pa.Array:
-        """_at of the fetched rows that still are what we wrote with the column set ``shape``."""
-        columns = [c for name in self._shapes[shape] if (c := output.schema.column(name))]
-        now = keys.append_column("now", fingerprints(self._db, present, columns))
-        tables = {
-            "_p": now,
-            "_k": matched.filter(pc.field("shape") == shape),
-            "_w": wanted.select(["_at", "_key"]),
-        }
-        for name, table in tables.items():
-            self._db.register(name, table)
-        try:
-            found = query(
-                self._db,
-                "SELECT p._at FROM _k k JOIN _w w ON w._at = k._at JOIN _p p ON p._key = w._key AND p.now = k.fp",
-            )
-        finally:
-            for name in tables:
-                self._db.unregister(name)
-        return found["_at"].combine_chunks()
-
     # -- keys that come twice -----------------------------------------------------------------------------
 
     def _key_hashes(self, keys: pa.ChunkedArray) -> Hashes:
@@ -242,7 +206,7 @@ class Decider:
         In a plan that other row is foreseen, in an apply a former batch's is there already: no difference.
         """
         fresh = pc.invert(rows["_known"])
-        if not pc.any(fresh).as_py() or self._keys_are_units(output, rows):
+        if not pc.any(fresh).as_py() or self._keys_are_units(output):
             return rows
         hashes = self._key_hashes(rows["_key"])
         made = self._foreseen.of((output.connection, output.dataset), output.key_names)
@@ -257,11 +221,11 @@ class Decider:
         rows = set_column(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
         return set_column(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
 
-    def _keys_are_units(self, output: OutputShape, rows: pa.Table) -> bool:
-        """Units are unique already; keys that are their units' need no second look."""
-        if not self._alone or output.alternates:
+    def _keys_are_units(self, output: OutputShape) -> bool:
+        """Units are unique already; a key that is the unit by the mapping's own words needs no second look."""
+        if not self._alone or output.alternates or output.rows_sql or self._shape.rows_sql or len(output.key) > 1:
             return False
-        return bool(pc.all(pc.equal(rows["_key"], rows["_unit"])).as_py())
+        return f"CAST({output.plain.get(output.key[0].name)} AS VARCHAR)" == self._shape.unit_sql
 
     def _use_alternates(
         self, number: int, output: OutputShape, rows: pa.Table, present: pa.Table, *, lock: bool
@@ -278,7 +242,7 @@ class Decider:
             return rows, present
         wanted = [name for name in rows.column_names if name not in _DECIDED]
         second = alternate(self._db, output, rows.filter(taken).select(wanted))
-        again, found = self._compared(output, second, nothing_known().rows, lock=lock)
+        again, found = self._compared(number, output, second, nothing_known().rows, lock=lock)
         again = self._duplicates_among(output, again, rows.filter(pc.invert(taken)))
         rest = rows.filter(pc.invert(taken))
         rows = pa.concat_tables([rest, again.select(rest.column_names)])

@@ -51,6 +51,9 @@ class Decided:
     """
 
     number: int
+    """The ledger's number of the output."""
+    place: int
+    """Its place among the flow's outputs."""
     dataset: Dataset
     rows: pa.Table
     present: pa.Table

@@ -125,6 +125,7 @@ class Feed:
         """
         database = self._thread.database(self._db)
         rest: list[tuple[pa.Table, Hashes]] = []
+        decode: Decode | None = None
         for batch in batches:
             table, raw = batch.table, self._hash(database, batch.table)
             if self._where is not None:
@@ -133,19 +134,25 @@ class Feed:
             settled, left = self._settle(raw)
             if not left.all():
                 table = table.filter(pa.array(left))
+            if decode and rest[0][0].schema != table.schema:  # files of one dataset may differ in their columns
+                yield self._decoded(database, decode, rest)
+                rest = []
+            decode = batch.decode
             rest.append((table, raw[left]))
             yield Looked(_NOTHING, sum(settled[status] for status in Status), settled)
             if sum(len(hashes) for _, hashes in rest) >= self._gather:
-                yield self._decoded(database, batch.decode, rest)
-                rest = []
-        if any(len(hashes) for _, hashes in rest):
-            yield self._decoded(database, batch.decode, rest)
+                yield self._decoded(database, decode, rest)
+                rest, decode = [], None
+        if decode:
+            yield self._decoded(database, decode, rest)
 
     def _decoded(
         self, database: duckdb.DuckDBPyConnection, decode: Decode, rest: list[tuple[pa.Table, Hashes]]
     ) -> Looked:
         table = pa.concat_tables([table for table, _ in rest])
         raw = np.concatenate([hashes for _, hashes in rest])
+        if not len(raw):
+            return Looked(_NOTHING, 0, Counter())
         rows = self._identify(database, decode(table, list(self._shape.needs)), raw)
         if self._only is None:
             return Looked(rows, rows.num_rows, Counter())
@@ -170,7 +177,8 @@ class Feed:
         columns = ", ".join(quote(name) for name in table.column_names)
         database.register("_raw", table)
         try:
-            found = query(database, f"SELECT hash({columns}, {self._seed}) AS h FROM _raw")
+            seed = f"{self._seed} || {literal('/' + ','.join(table.column_names))}"
+            found = query(database, f"SELECT hash({columns}, {seed}) AS h FROM _raw")
         finally:
             database.unregister("_raw")
         hashes: Hashes = found["h"].to_numpy().view(np.int64)

@@ -70,7 +70,13 @@ def record_of(
         _concat(changed, _CHANGED),
         _units(decision, prepared),
         _concat(images, _IMAGES),
+        _touched(decision, prepared),
     )
+
+
+def _touched(decision: Decision, prepared: Prepared) -> pa.Table:
+    units = decision.units.filter(pc.is_in(decision.units["_unit"], prepared.known.units["unit"].combine_chunks()))
+    return pa.table({"unit": units["_unit"].cast(pa.string()), "raw": units["_raw"].cast(pa.int64())})
 
 
 def _concat(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:

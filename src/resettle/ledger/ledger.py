@@ -304,6 +304,12 @@ class Ledger(Listing):
             self._sql.insert(f"{self._p}rows", _with(record.created, constants))
         if record.changed.num_rows:
             self._change_rows(run, number, record.changed)
+        if record.touched.num_rows:
+            self._sql.stage("staged_touched", record.touched)
+            self._sql.execute(
+                f"UPDATE {self._p}rows SET raw = NULL FROM staged_touched t WHERE {self._p}rows.flow = {number}"
+                f" AND {self._p}rows.unit = t.unit AND {self._p}rows.raw <> t.raw"
+            )
         if record.units.num_rows:
             self._keep_units(run, number, record.units)
         if record.images.num_rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from resettle.connector import Sql
@@ -14,6 +15,7 @@ class Listing:
 
     _sql: Sql
     _p: str
+    _store: ModuleType
     migration: str
     environment: str
     exists: bool
@@ -120,14 +122,11 @@ class Listing:
 
     def owned(self, flow: str, output: int, keys: Sequence[str]) -> list[str]:
         """Which target keys some unit of the flow already has. Reads the whole id map: for the odd few."""
-        found: list[str] = []
-        for start in range(0, len(keys) if flow in self._flows else 0, 500):
-            some = list(keys[start : start + 500])
-            marks = ", ".join(["%s"] * len(some))
-            rows = self._sql.execute(
-                f"SELECT coalesce(target_key, unit) FROM {self._p}rows WHERE flow = %s AND output = %s"
-                f" AND coalesce(target_key, unit) IN ({marks})",
-                (self._flows[flow], output, *some),
-            )
-            found += [str(key) for (key,) in rows]
-        return found
+        if not keys or flow not in self._flows:
+            return []
+        rows = self._sql.execute(
+            f"SELECT coalesce(target_key, unit) FROM {self._p}rows WHERE flow = %s AND output = %s"
+            f" AND coalesce(target_key, unit) IN ({self._store.TEXTS})",
+            (self._flows[flow], output, json.dumps(list(keys))),
+        )
+        return [str(key) for (key,) in rows]

@@ -48,6 +48,9 @@ AGE = "extract(epoch FROM now() - heartbeat)::float8"
 
 FOR_UPDATE = "FOR UPDATE"
 
+TEXTS = "SELECT jsonb_array_elements_text(%s::jsonb)"
+"""The texts of one parameter, a JSON list."""
+
 OF_ASKED = """staged_asked a CROSS JOIN LATERAL (
   SELECT x.* FROM {p}{table} x WHERE x.flow = {flow} AND x.unit = a.unit OFFSET 0) r"""
 """The asked units' rows by one index lookup each. Right after a first load there are no statistics, and a plain

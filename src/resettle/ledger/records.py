@@ -51,12 +51,14 @@ class Record:
     changed: unit, output, n, fingerprint, shape, raw
     units:   unit, status, reason, detail, warnings, raw
     images:  unit, output, n, target_key, image
+    touched: unit, raw of every unit that was known before: no other row of it keeps a raw hash
     """
 
     created: pa.Table
     changed: pa.Table
     units: pa.Table
     images: pa.Table
+    touched: pa.Table
 
 
 def nothing_known() -> Known:

@@ -46,6 +46,9 @@ AGE = "(julianday('now') - julianday(heartbeat)) * 86400.0"
 
 FOR_UPDATE = ""
 
+TEXTS = "SELECT value FROM json_each(%s)"
+"""The texts of one parameter, a JSON list."""
+
 OF_ASKED = "staged_asked a CROSS JOIN {p}{table} r ON r.flow = {flow} AND r.unit = a.unit"
 """The asked units' rows by one index lookup each: SQLite does not reorder a CROSS JOIN."""
 

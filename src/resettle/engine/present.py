@@ -1,0 +1,85 @@
+"""Present: the rows that a target holds now, beside what we wrote into them and what we want there."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resettle.batch import Column
+from resettle.engine.fingerprint import as_duckdb, fingerprint_sql, fingerprints, key_sql
+from resettle.engine.statements import OutputShape
+from resettle.mapping.functions import query
+
+
+def keyed_rows(
+    connection: duckdb.DuckDBPyConnection,
+    output: OutputShape,
+    present: pa.Table,
+    matched: pa.Table,
+    wanted: pa.Table,
+    shapes: Mapping[int, tuple[str, ...]],
+) -> pa.Table:
+    """_at, _key, _fp and _left (still as we left it) of the fetched rows."""
+    connection.register("_p", as_duckdb(present, output.schema.columns))
+    keys = query(
+        connection,
+        f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p",
+    )
+    connection.unregister("_p")
+    keys = keys.append_column("_at", pa.array(np.arange(present.num_rows)))
+    left = [
+        _left(connection, output, present, keys, matched.filter(pc.field("shape") == shape), wanted, names)
+        for shape, names in shapes.items()
+    ]
+    ats = pa.chunked_array(left, pa.int64()) if left else pa.chunked_array([[]], pa.int64())
+    return keys.append_column("_left", pc.is_in(keys["_at"], ats.combine_chunks()))
+
+
+def _left(
+    connection: duckdb.DuckDBPyConnection,
+    output: OutputShape,
+    present: pa.Table,
+    keys: pa.Table,
+    matched: pa.Table,
+    wanted: pa.Table,
+    names: tuple[str, ...],
+) -> pa.Array:
+    """_at of the fetched rows that still are what we wrote with the columns ``names``.
+
+    A column that the mapping has gained since must be empty, or hold what is wanted: else it is somebody's.
+    """
+    columns = [c for name in names if (c := output.schema.column(name))]
+    gained = [column for column in output.columns if column.name not in names]
+    now = keys.append_column("now", fingerprints(connection, present, columns))
+    theirs, ours = _extra(connection, present, gained), _extra(connection, wanted, gained)
+    tables = {
+        "_p": now.append_column("more", theirs),
+        "_k": matched,
+        "_w": wanted.select(["_at", "_key"]).append_column("more", ours),
+    }
+    for name, table in tables.items():
+        connection.register(name, table)
+    try:
+        found = query(
+            connection,
+            "SELECT p._at FROM _k k JOIN _w w ON w._at = k._at JOIN _p p ON p._key = w._key AND p.now = k.fp"
+            " WHERE p.more IS NULL OR p.more = w.more",
+        )
+    finally:
+        for name in tables:
+            connection.unregister(name)
+    return found["_at"].combine_chunks()
+
+
+def _extra(connection: duckdb.DuckDBPyConnection, rows: pa.Table, columns: Sequence[Column]) -> pa.Array:
+    """A fingerprint of some columns of each row; null where all of them are."""
+    if not columns:
+        return pa.nulls(rows.num_rows, pa.binary())
+    filled = [pc.is_valid(rows[column.name]).combine_chunks() for column in columns]
+    some = functools.reduce(pc.or_, filled)
+    return pc.if_else(some, fingerprints(connection, rows, columns).cast(pa.binary()), pa.scalar(None, pa.binary()))
