@@ -110,7 +110,13 @@ class _Writer:
         self._foreseen, self._counts, self._allowed = foreseen, counts, allowed
         self._db = connect()
         self._shapes = {
-            output.name: ledger.shape(flow.name, ledger.outputs(flow.name)[output.name], output.names)
+            output.name: ledger.shape(
+                flow.name,
+                ledger.outputs(flow.name)[output.name],
+                output.place,
+                output.key_names,
+                output.names,
+            )
             for output in flow.shape.outputs
         }
         self._decider = Decider(

@@ -293,6 +293,12 @@ class Compiler:
         for qualifier, name, position in parsed.columns:
             if qualifier in (None, "source") or qualifier not in self._previous:
                 self._use(qualifier if qualifier not in (None, "source") else name, position, *at)
+            elif self._previous[qualifier].match and name in self._previous[qualifier].minted:
+                raise MappingError(
+                    self.migration.expression_place(*at, at=position),
+                    f"`{qualifier}.{name}` is minted, but a reused row has an id of its own: not supported yet",
+                    hint="derive the id from the natural key with uuid5(...)",
+                )
         return parsed
 
     def _use(self, name: str, position: int, *at: str) -> None:

@@ -166,6 +166,7 @@ def open_flow(
 ) -> FlowRun:
     """Everything of a flow, opened, and compiled if it is not yet: then it may raise MappingError."""
     shape, database, lookups = compiled or compile_flow(migration, name, connections)
+    _check_place(migration, shape, ledger)
     connection_name, _, dataset = migration.file.flows[name].from_.partition(".")
     digest = migration.flow_digest(name)
     feed = Feed(
@@ -182,6 +183,20 @@ def open_flow(
     )
     targets = {output.connection: connections.target(output.connection) for output in shape.outputs}
     return FlowRun(name, shape, digest, connections.source(connection_name), dataset, targets, feed, options)
+
+
+def _check_place(migration: Migration, shape: FlowShape, ledger: Ledger) -> None:
+    """Raise MappingError where an output moved to another dataset or key: the id map speaks of other rows."""
+    numbers = ledger.outputs(shape.name)
+    for output in shape.outputs:
+        before = ledger.place(shape.name, numbers[output.name]) if output.name in numbers else None
+        if before is not None and before != (output.place, output.key_names):
+            raise MappingError(
+                migration.place("flows", shape.name),
+                f"this output made its rows in {before[0]} by ({', '.join(before[1])}),"
+                f" now it says {output.place} by ({', '.join(output.key_names)})",
+                hint="give the flow or the output another name: to the ledger it is another one",
+            )
 
 
 def _check_constants(migration: Migration, shape: FlowShape, connections: Connections) -> None:

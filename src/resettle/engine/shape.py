@@ -17,6 +17,7 @@ from resettle.batch import TROUBLE, Column, Kind
 from resettle.engine.fingerprint import as_duckdb, as_wire
 from resettle.engine.statements import FlowShape, OutputShape, struct_sql
 from resettle.engine.uuids import from_text
+from resettle.errors import ConfigError
 from resettle.mapping.columns import literal, quote
 from resettle.mapping.functions import query, run_tried
 
@@ -93,7 +94,23 @@ def run(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table,
         outputs.append(shaped.drop_columns(["_problem"]))
     if problems:
         units, outputs = _hold(units, outputs, pa.concat_tables(problems))
+    if shape.rows_sql or any(output.rows_sql for output in shape.outputs):
+        units = _skip_rowless(units, outputs)
     return Shaped(units, tuple(as_wire(t, o.columns) for t, o in zip(outputs, shape.outputs, strict=True)))
+
+
+def _skip_rowless(units: pa.Table, outputs: Sequence[pa.Table]) -> pa.Table:
+    """A record that a `rows:` query leaves out is skipped, visibly; a row must belong to a record."""
+    rows = pa.chunked_array([chunk for table in outputs for chunk in table["_unit"].chunks], pa.string())
+    strange = pc.invert(pc.is_in(rows, units["_unit"].combine_chunks()))
+    if len(rows) and pc.any(strange).as_py():
+        raise ConfigError("a `rows:` query gives rows whose _unit is no source record", hint="pass _unit on as it is")
+    going = pc.is_null(units["status"]).combine_chunks()
+    rowless = pc.and_(going, pc.invert(pc.is_in(units["_unit"], rows.combine_chunks())).combine_chunks())
+    for name, word in (("status", "skipped"), ("reason", "no_rows")):
+        changed = pc.if_else(rowless, word, units[name].combine_chunks())
+        units = units.set_column(units.column_names.index(name), name, changed)
+    return units
 
 
 def _rules(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table) -> pa.Table:

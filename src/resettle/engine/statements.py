@@ -40,6 +40,10 @@ class OutputShape:
     """The SELECT of its own `rows:`, if it has one."""
 
     @property
+    def place(self) -> str:
+        return f"{self.connection}.{self.dataset}"
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 

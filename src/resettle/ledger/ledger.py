@@ -9,8 +9,6 @@ Tables (documented in docs/guarantees.md, to be queried by people):
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -25,11 +23,10 @@ from resettle.connector import Sql
 from resettle.errors import FenceError, LedgerError, LedgerVersionError, LockedError
 from resettle.ledger import postgres, sqlite
 from resettle.ledger.listing import Listing
+from resettle.ledger.owner import STALE_AFTER, is_dead, me
 from resettle.ledger.records import ROWS, UNITS, Hashes, Known, Record, Run, Seen, nothing_known
 
 VERSION = 1
-STALE_AFTER = 90.0
-"""Seconds without a heartbeat after which a lock's owner counts as dead (at once if its process is gone)."""
 
 _STORES: Mapping[str, ModuleType] = {"postgres": postgres, "sqlite": sqlite}
 
@@ -115,9 +112,9 @@ class Ledger(Listing):
         found = self._sql.execute(f"SELECT outputs FROM {self._p}flows WHERE flow = %s", (self._flows[flow],))
         return {name: number for number, name in enumerate(json.loads(found[0][0]))}
 
-    def shape(self, flow: str, output: int, columns: Sequence[str]) -> int:
+    def shape(self, flow: str, output: int, into: str, key: Sequence[str], columns: Sequence[str]) -> int:
         """The number of the column set that a fingerprint was made of; numbered if it is new."""
-        text = json.dumps(list(columns))
+        text = json.dumps({"into": into, "key": list(key), "columns": list(columns)})
         found = self._sql.execute(
             f"SELECT shape FROM {self._p}shapes WHERE flow = %s AND output = %s AND columns = %s",
             (self._flows[flow], output, text),
@@ -135,7 +132,7 @@ class Ledger(Listing):
         if flow not in self._flows:
             return {}
         rows = self._sql.execute(f"SELECT shape, columns FROM {self._p}shapes WHERE flow = %s", (self._flows[flow],))
-        return {int(shape): tuple(json.loads(columns)) for shape, columns in rows}
+        return {int(shape): tuple(json.loads(text)["columns"]) for shape, text in rows}
 
     # -- runs and the lock --------------------------------------------------------------------------
 
@@ -148,7 +145,7 @@ class Ledger(Listing):
             self._sql.execute(
                 f"INSERT INTO {self._p}runs (run, migration, environment, phase, status, started_at, host, pid,"
                 " version, options) VALUES (%s, %s, %s, %s, 'running', %s, %s, %s, %s, %s)",
-                (number, *self._mine, phase, now.isoformat(), *_self(), self._version, json.dumps(options)),
+                (number, *self._mine, phase, now.isoformat(), *me(), self._version, json.dumps(options)),
             )
         try:
             yield Run(number, phase, now, fence)
@@ -166,7 +163,7 @@ class Ledger(Listing):
         fence = 1
         if found:
             fence, holder, host, pid, age = found[0]
-            if holder is not None and not _dead(host, pid, age):
+            if holder is not None and not is_dead(host, pid, age):
                 raise LockedError(
                     f"run {holder} (process {pid} on {host}, last sign of life {age:.0f} s ago) is writing",
                     hint=f"wait for it; a dead run is taken over after {STALE_AFTER:.0f} s",
@@ -179,7 +176,7 @@ class Ledger(Listing):
             f"INSERT INTO {self._p}locks VALUES (%s, %s, %s, %s, %s, %s, {self._store.NOW}, {self._store.NOW})"
             " ON CONFLICT (migration, environment) DO UPDATE SET fence = excluded.fence, run = excluded.run,"
             " host = excluded.host, pid = excluded.pid, since = excluded.since, heartbeat = excluded.heartbeat",
-            (*self._mine, fence, run, *_self()),
+            (*self._mine, fence, run, *me()),
         )
         return fence
 
@@ -377,25 +374,6 @@ def _with(table: pa.Table, constants: Mapping[str, pa.Array]) -> pa.Table:
     for name, values in constants.items():
         table = table.append_column(name, values)
     return table
-
-
-def _self() -> tuple[str, int]:
-    return platform.node(), os.getpid()
-
-
-def _dead(host: str, pid: int, age: float) -> bool:
-    """A lock's owner is dead when its process is gone (on this machine) or it has been silent too long."""
-    if age > STALE_AFTER:
-        return True
-    if host != platform.node() or pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
 
 
 def require(ledger: Ledger) -> Ledger:

@@ -130,3 +130,13 @@ class Listing:
             (self._flows[flow], output, json.dumps(list(keys))),
         )
         return [str(key) for (key,) in rows]
+
+    def place(self, flow: str, output: int) -> tuple[str, tuple[str, ...]] | None:
+        """The dataset and key columns in which an output's rows were made; None before the first run."""
+        if flow not in self._flows:
+            return None
+        found = self._sql.execute(
+            f"SELECT columns FROM {self._p}shapes WHERE flow = %s AND output = %s LIMIT 1", (self._flows[flow], output)
+        )
+        shape = json.loads(found[0][0]) if found else None
+        return (shape["into"], tuple(shape["key"])) if shape else None

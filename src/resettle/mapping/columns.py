@@ -82,7 +82,20 @@ def _whole(sql_type: str) -> Callable[[str, str, Column], str]:
 
 
 def _float(sql_type: str) -> Callable[[str, str, Column], str]:
-    return lambda e, base, column: f"CAST({e} AS {sql_type})"
+    """Binary floating point is the target's choice: decimals are rounded to it, whole numbers are not."""
+
+    def floating(e: str, base: str, column: Column) -> str:
+        value = f"CAST({e} AS {sql_type})"
+        lost = f"isinf({value})"
+        if base.endswith("INT") or base == "INTEGER":
+            lost = f"CAST({value} AS HUGEINT) <> {e}"
+        elif base == "VARCHAR":
+            whole = rf"regexp_full_match(trim({e}), '[+-]?\d{{1,37}}')"
+            exact = f"CAST({value} AS DECIMAL(38, 0)) = TRY_CAST(trim({e}) AS DECIMAL(38, 0))"
+            lost = f"isinf({value}) OR ({whole} AND NOT coalesce({exact}, false))"
+        return f"CASE WHEN {lost} THEN {refuse(e, sql_type)} ELSE {value} END"
+
+    return floating
 
 
 def _boolean(e: str, base: str, column: Column) -> str:
@@ -134,7 +147,12 @@ def _date(e: str, base: str, column: Column) -> str:
 
 
 def _time(e: str, base: str, column: Column) -> str:
-    return f"CAST({e} AS TIME)"
+    if base == "VARCHAR":
+        fits = rf"regexp_full_match(trim({e}), '\d\d:\d\d(:\d\d(\.\d{{1,6}})?)?')"
+        return f"CASE WHEN {e} IS NULL THEN NULL WHEN {fits} THEN CAST({e} AS TIME) ELSE {refuse(e, 'TIME')} END"
+    if base != "TIME":
+        raise NoCastError(f"{base} does not become a time; write CAST(x AS TIME) if the date may go")
+    return e
 
 
 def _json(e: str, base: str, column: Column) -> str:

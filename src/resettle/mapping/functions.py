@@ -29,10 +29,10 @@ CREATE MACRO _us(t, scale) AS CAST(CASE
     THEN CAST(t AS DECIMAL(38, 12)) * scale
     ELSE CAST('finer than a microsecond: ' || t AS DECIMAL(38, 12)) END AS BIGINT);
 CREATE MACRO _epoch(t) AS make_timestamptz(CASE
-    WHEN abs(CAST(t AS DOUBLE)) >= 1e8  AND abs(CAST(t AS DOUBLE)) < 1e11 THEN _us(t, 1000000)
-    WHEN abs(CAST(t AS DOUBLE)) >= 1e11 AND abs(CAST(t AS DOUBLE)) < 1e14 THEN _us(t, 1000)
-    WHEN abs(CAST(t AS DOUBLE)) >= 1e14 AND abs(CAST(t AS DOUBLE)) < 1e17 THEN _us(t, 1)
-    ELSE CAST('no instant between 1973 and 5138 in s, ms or us: ' || t AS BIGINT) END);
+    WHEN CAST(t AS DOUBLE) >= 1e8  AND CAST(t AS DOUBLE) < 4.2e9  THEN _us(t, 1000000)
+    WHEN CAST(t AS DOUBLE) >= 1e11 AND CAST(t AS DOUBLE) < 4.2e12 THEN _us(t, 1000)
+    WHEN CAST(t AS DOUBLE) >= 1e14 AND CAST(t AS DOUBLE) < 4.2e15 THEN _us(t, 1)
+    ELSE CAST('no instant between 1973 and 2103 in s, ms or us: ' || t AS BIGINT) END);
 CREATE MACRO _iso(t) AS CASE
     WHEN regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6}0*)?)?)?\s*(Z|[+-]\d\d(:?\d\d)?)?')
     THEN CAST(CASE WHEN length(t) = 10 THEN t || ' 00:00:00+00'
@@ -43,7 +43,8 @@ CREATE MACRO _instant(t) AS CASE
     WHEN regexp_full_match(t, '-?\d+(\.\d+)?([eE][+-]?\d+)?') THEN _epoch(t)
     ELSE _iso(t) END;
 CREATE MACRO _fast_instant(x) AS CASE
-    WHEN regexp_full_match(CAST(x AS VARCHAR), '[1-9][0-9]{11,13}') THEN make_timestamptz(CAST(x AS BIGINT) * 1000)
+    WHEN regexp_full_match(CAST(x AS VARCHAR), '[1-9][0-9]{11}|[1-3][0-9]{12}')
+    THEN make_timestamptz(CAST(x AS BIGINT) * 1000)
     ELSE _instant(trim(CAST(x AS VARCHAR))) END;
 CREATE MACRO instant(x) AS _fast_instant(x), (x, unit) AS _fast_instant(x);
 CREATE MACRO _uuid5(h) AS CAST(substr(h, 1, 12) || '5' || substr(h, 14, 3)
