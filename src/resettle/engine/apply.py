@@ -34,6 +34,8 @@ from resettle.mapping.load import Migration
 from resettle.middleware.isolate import isolate
 
 HEARTBEAT = 15.0
+LARGE = 10_000
+"""Rows created by a flow after which the ledger's store makes statistics."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def apply(
             writer = _Writer(flow, ledger, run, foreseen, counts, saved.decisions[name] if saved else None)
             writer.run_all()
             counts.check()
+            if counts.total(Action.CREATE) >= LARGE:
+                ledger.loaded()
             if options.stop.is_set():
                 break
             _after(migration.file.flows[name].after, flow.targets)

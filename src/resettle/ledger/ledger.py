@@ -317,6 +317,11 @@ class Ledger(Listing):
             }
             self._sql.insert(f"{self._p}before_images", _with(record.images, constants))
 
+    def loaded(self) -> None:
+        """Many rows were just remembered: let the store know its own size."""
+        if self._store.AFTER_LOAD:
+            self._sql.execute(self._store.AFTER_LOAD.format(p=self._p))
+
     def _change_rows(self, run: Run, flow: int, changed: pa.Table) -> None:
         self._sql.stage("staged_changed", changed)
         self._sql.execute(

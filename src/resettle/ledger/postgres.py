@@ -48,6 +48,9 @@ AGE = "extract(epoch FROM now() - heartbeat)::float8"
 
 FOR_UPDATE = "FOR UPDATE"
 
+AFTER_LOAD = "ANALYZE {p}rows"
+"""Without statistics an update of a few rows is planned as a join of all of them, until autovacuum has made some."""
+
 TEXTS = "SELECT jsonb_array_elements_text(%s::jsonb)"
 """The texts of one parameter, a JSON list."""
 

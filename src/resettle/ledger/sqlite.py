@@ -46,6 +46,9 @@ AGE = "(julianday('now') - julianday(heartbeat)) * 86400.0"
 
 FOR_UPDATE = ""
 
+AFTER_LOAD = ""
+"""SQLite would make a table of statistics beside the target's own."""
+
 TEXTS = "SELECT value FROM json_each(%s)"
 """The texts of one parameter, a JSON list."""
 
