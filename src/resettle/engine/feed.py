@@ -111,6 +111,8 @@ class Feed:
         self._remembers = ledger.remembers(shape.name)
         trusting = self._remembers and not fresh and only is None
         self._seen = ledger.seen(shape.name) if trusting else _nothing_seen()
+        self._met = np.zeros(len(self._seen.done), np.bool_)
+        """Which of the hashes of settled records this run has met."""
         self._thread = _Thread()
         self._units = Uniques()
         self._gather = gather
@@ -168,6 +170,7 @@ class Feed:
         if repeats:
             settled = settled + Counter({str(Status.SKIPPED): repeats, f"{REASON}identical_duplicate": repeats})
         known = self._known(rows)
+        rows = self._hold_twins(rows, known)
         rows = self._date(rows, known)
         resolver = replace(self._resolver, minted=_minted(known))
         shaped = _keep_waived(shaping.run(self._db, self._shape, rows, resolver), known)
@@ -202,6 +205,8 @@ class Feed:
             hit = contains(hashes, raw) & rest
             rest &= ~hit
             found = int(hit.sum())
+            if reason is None and found:
+                self._met[np.searchsorted(hashes, raw[hit])] = True
             if found:
                 counts[status] += found
             if found and reason:
@@ -239,6 +244,25 @@ class Feed:
         same[places] = [first[int(units[at])] == int(raw[at]) for at in places]
         rows = _hold_repeats(rows, pa.array(again & ~same))
         return rows.filter(pa.array(~same)), int(same.sum())
+
+    def _hold_twins(self, rows: pa.Table, known: Known) -> pa.Table:
+        """Hold a record whose unit an unchanged record of this run has already: it must not take its place.
+
+        Records are gathered before they come here, so that the twin was met if it stands in the same partition,
+        before or behind; in another partition it is met in time only if that was read by then.
+        """
+        done = self._seen.done
+        made = known.rows.filter(pc.is_valid(known.rows["raw"]))
+        if not len(done) or not made.num_rows:
+            return rows
+        raw = made["raw"].to_numpy()
+        at = np.searchsorted(done, raw)
+        at[at == len(done)] = 0
+        met = (done[at] == raw) & self._met[at]
+        if not met.any():
+            return rows
+        twins = made.filter(pa.array(met))["unit"].combine_chunks()
+        return _hold_repeats(rows, pc.is_in(rows["_unit"].combine_chunks(), twins))
 
     def _known(self, rows: pa.Table) -> Known:
         if not self._remembers or not rows.num_rows:

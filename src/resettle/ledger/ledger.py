@@ -258,7 +258,7 @@ class Ledger(Listing):
             self._sql.stage("staged_asked", pa.table({"unit": pa.array(units, pa.string())}))
             rows = self._sql.query(
                 "SELECT r.unit, r.output, r.n, coalesce(r.target_key, r.unit), r.fingerprint, r.shape,"
-                f" CASE WHEN r.reused THEN 1 ELSE 0 END, r.minted FROM {self._of_asked('rows', number)}"
+                f" CASE WHEN r.reused THEN 1 ELSE 0 END, r.minted, r.raw FROM {self._of_asked('rows', number)}"
             )
             first = self._sql.query(
                 "SELECT s.unit, min(t.started_at), max(s.status), max(s.reason) FROM ("

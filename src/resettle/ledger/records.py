@@ -36,7 +36,7 @@ class Known:
     """What earlier runs remember of some units.
 
     units: unit, first_time (when the run that first saw it began), status (null for plainly done), reason
-    rows:  unit, output, n, target_key, fp (16 bytes), shape, reused, minted (JSON or null)
+    rows:  unit, output, n, target_key, fp (16 bytes), shape, reused, minted (JSON or null), raw
     """
 
     units: pa.Table
@@ -77,5 +77,6 @@ ROWS = pa.schema(
         ("shape", pa.int64()),
         ("reused", pa.int64()),
         ("minted", pa.string()),
+        ("raw", pa.int64()),
     ]
 )
