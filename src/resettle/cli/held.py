@@ -22,6 +22,7 @@ from resettle.cli.options import (
     Var,
     Verbose,
     Yes,
+    conclude,
     opened,
     out,
     print_json,
@@ -155,12 +156,7 @@ def replay(
             return
         options = Options(select=tuple(only), only=only, progress=o.options.progress, stop=o.options.stop)
         done = applying.apply(o.migration, o.connections, ledger, options, datetime.now(UTC), phase="replay")
-    if json:
-        print_json(applying.summary(done))
-    else:
-        summary.print_applied(out, done)
-    if done.exit_code:
-        raise typer.Exit(done.exit_code)
+    conclude(done, json=json)
 
 
 @app.command()

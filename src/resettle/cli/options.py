@@ -17,11 +17,13 @@ import typer
 from rich.console import Console
 
 from resettle.connections import Connections
+from resettle.engine.apply import Applied, summary
 from resettle.engine.flow import Options, selected
 from resettle.errors import ConfigError
 from resettle.mapping.load import Migration, load
 from resettle.report.log import event, open_log
 from resettle.report.progress import Progress
+from resettle.report.summary import print_applied
 
 MigrationPath = Annotated[
     Path,
@@ -159,6 +161,16 @@ def _guard(migration: Migration, yes: str | None) -> None:
 def print_json(data: Any) -> None:
     """JSON on stdout, nothing else there."""
     sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
+
+
+def conclude(done: Applied, *, json: bool) -> None:
+    """Print what a run did, and end the command with its exit code."""
+    if json:
+        print_json(summary(done))
+    else:
+        print_applied(out, done)
+    if done.exit_code:
+        raise typer.Exit(done.exit_code)
 
 
 _SECRET = re.compile(r"secret|password|token|key|credential", re.IGNORECASE)

@@ -24,6 +24,7 @@ from resettle.cli.options import (
     Where,
     Workers,
     Yes,
+    conclude,
     err,
     opened,
     out,
@@ -33,7 +34,6 @@ from resettle.engine import apply as applying
 from resettle.engine import export as exporting
 from resettle.engine.plan import load_plan
 from resettle.errors import ConfigError
-from resettle.report import summary
 from resettle.report.log import event
 
 
@@ -71,12 +71,7 @@ def apply(
         done = applying.apply(o.migration, o.connections, ledger, o.options, datetime.now(UTC), saved=saved)
     for counts in done.counts:
         event("flow", run=done.run, **counts.as_json())
-    if json:
-        print_json(applying.summary(done))
-    else:
-        summary.print_applied(out, done)
-    if done.exit_code:
-        raise typer.Exit(done.exit_code)
+    conclude(done, json=json)
 
 
 def export(

@@ -113,23 +113,11 @@ class _Writer:
         self._flow, self._ledger, self._run = flow, ledger, run
         self._foreseen, self._counts, self._allowed = foreseen, counts, allowed
         self._db = connect()
+        numbers = ledger.outputs(flow.name)
         self._shapes = {
-            output.name: ledger.shape(
-                flow.name,
-                ledger.outputs(flow.name)[output.name],
-                output.place,
-                output.key_names,
-                output.names,
-            )
-            for output in flow.shape.outputs
+            o.name: ledger.shape(flow.name, numbers[o.name], o.place, o.key_names, o.names) for o in flow.shape.outputs
         }
-        self._decider = Decider(
-            flow.shape,
-            flow.targets,
-            self._db,
-            foreseen,
-            ledger,
-        )
+        self._decider = Decider(flow.shape, flow.targets, self._db, foreseen, ledger)
         self._optimistic = True
         self._retry = Caller(lambda error: None, attempts=6)
 

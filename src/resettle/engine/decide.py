@@ -26,6 +26,7 @@ from resettle.engine.decision import (
     decided_all,
     hold,
     holds,
+    in_conflict,
     set_column,
     settled,
     trouble_of,
@@ -161,8 +162,7 @@ class Decider:
             return rows
         owned = self._ledger.owned(self._shape.name, number, rows.filter(new)["_key"].to_pylist())
         hit = pc.and_(new, pc.is_in(rows["_key"], pa.array(owned, pa.string())))
-        rows = set_column(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
-        return set_column(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
+        return in_conflict(rows, hit, "duplicate_key")
 
     def _match_known(self, wanted: pa.Table, known: pa.Table) -> pa.Table:
         """Which wanted row each known row is, and whether what we wrote is what we want."""
@@ -218,8 +218,7 @@ class Decider:
         hit = pa.array(again)
         if output.match:
             return set_column(rows, "_action", pc.if_else(hit, str(Action.REUSE), rows["_action"]))
-        rows = set_column(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
-        return set_column(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
+        return in_conflict(rows, hit, "duplicate_key")
 
     def _keys_are_units(self, output: OutputShape) -> bool:
         """Units are unique already; a key that is the unit by the mapping's own words needs no second look."""
@@ -270,8 +269,7 @@ class Decider:
         again = made.repeated(hashes) | np.isin(hashes, taken)
         create = pc.equal(rows["_action"], str(Action.CREATE))
         hit = pc.and_(pa.array(again), create)
-        rows = set_column(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
-        return set_column(rows, "_reason", pc.if_else(hit, "duplicate_key", rows["_reason"]))
+        return in_conflict(rows, hit, "duplicate_key")
 
     # -- foreign keys ---------------------------------------------------------------------------------------
 

@@ -141,3 +141,9 @@ def settled(units: pa.Table, outputs: Sequence[pa.Table], prepared: Prepared) ->
     done = pc.or_(pc.is_in(units["_unit"], busy.combine_chunks()), pc.invert(old))
     status = pc.if_else(done, str(Status.DONE), str(Status.UNCHANGED))
     return set_column(units, "status", pc.coalesce(units["status"], status))
+
+
+def in_conflict(rows: pa.Table, hit: pa.Array | pa.ChunkedArray, reason: str) -> pa.Table:
+    """The rows, those that are ``hit`` in conflict for ``reason``."""
+    rows = set_column(rows, "_action", pc.if_else(hit, str(Action.CONFLICT), rows["_action"]))
+    return set_column(rows, "_reason", pc.if_else(hit, reason, rows["_reason"]))

@@ -156,9 +156,8 @@ class Feed:
         if not len(raw):
             return Looked(_NOTHING, 0, Counter())
         rows = self._identify(database, decode(table, list(self._shape.needs)), raw)
-        if self._only is None:
-            return Looked(rows, rows.num_rows, Counter())
-        rows = rows.filter(pc.is_in(rows["_unit"], self._only))
+        if self._only is not None:
+            rows = rows.filter(pc.is_in(rows["_unit"], self._only))
         return Looked(rows, rows.num_rows, Counter())
 
     def prepare(self, looked: Looked) -> Prepared:
@@ -251,14 +250,8 @@ class Feed:
         Records are gathered before they come here, so that the twin was met if it stands in the same partition,
         before or behind; in another partition it is met in time only if that was read by then.
         """
-        done = self._seen.done
         made = known.rows.filter(pc.is_valid(known.rows["raw"]))
-        if not len(done) or not made.num_rows:
-            return rows
-        raw = made["raw"].to_numpy()
-        at = np.searchsorted(done, raw)
-        at[at == len(done)] = 0
-        met = (done[at] == raw) & self._met[at]
+        met = contains(self._seen.done[self._met], made["raw"].to_numpy())
         if not met.any():
             return rows
         twins = made.filter(pa.array(met))["unit"].combine_chunks()

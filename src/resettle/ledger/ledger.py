@@ -293,12 +293,7 @@ class Ledger(Listing):
         number = self._flows[flow]
         self.fence(run)
         if record.created.num_rows:
-            count = record.created.num_rows
-            constants = {
-                "flow": pa.repeat(pa.scalar(number, pa.int32()), count),
-                "run": pa.repeat(pa.scalar(run.number, pa.int64()), count),
-            }
-            self._sql.insert(f"{self._p}rows", _with(record.created, constants))
+            self._sql.insert(f"{self._p}rows", _stamped(record.created, number, run))
         if record.changed.num_rows:
             self._change_rows(run, number, record.changed)
         if record.touched.num_rows:
@@ -310,12 +305,7 @@ class Ledger(Listing):
         if record.units.num_rows:
             self._keep_units(run, number, record.units)
         if record.images.num_rows:
-            count = record.images.num_rows
-            constants = {
-                "flow": pa.repeat(pa.scalar(number, pa.int32()), count),
-                "run": pa.repeat(pa.scalar(run.number, pa.int64()), count),
-            }
-            self._sql.insert(f"{self._p}before_images", _with(record.images, constants))
+            self._sql.insert(f"{self._p}before_images", _stamped(record.images, number, run))
 
     def loaded(self) -> None:
         """Many rows were just remembered: let the store know its own size."""
@@ -375,10 +365,10 @@ def _typed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table.rename_columns(schema.names).cast(schema)
 
 
-def _with(table: pa.Table, constants: Mapping[str, pa.Array]) -> pa.Table:
-    for name, values in constants.items():
-        table = table.append_column(name, values)
-    return table
+def _stamped(table: pa.Table, flow: int, run: Run) -> pa.Table:
+    """The rows with the flow and the run that they belong to."""
+    table = table.append_column("flow", pa.repeat(pa.scalar(flow, pa.int32()), table.num_rows))
+    return table.append_column("run", pa.repeat(pa.scalar(run.number, pa.int64()), table.num_rows))
 
 
 def require(ledger: Ledger) -> Ledger:
