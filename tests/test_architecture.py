@@ -43,7 +43,7 @@ MAY_IMPORT = {
 """Each part and what it may import besides itself. memory sets the process's
 allocator; report draws the engine's data classes; cli joins everything."""
 
-SHARED_PIECES = {"_lines", "_dynamodb_json", "_rowwise", "_sql"}
+SHARED_PIECES = {"_lines", "_dynamodb_json", "_rowwise", "_sql", "_sqlite"}
 """Pieces that several connectors use; every other `_x` belongs to the connector whose name it begins with."""
 
 OWNERS = {"_file_formats": "files"}
@@ -56,11 +56,16 @@ PYTHON_ROWS = {
     "connectors/memory.py": "its rows are Python objects: it is for tests",
     "connectors/_file_formats.py": "JSON records one by one, for a number's exact digits; samples",
     "connectors/_dynamodb_json.py": "only records that the fast path could not decode; samples",
+    "connectors/_d1_values.py": "rows become JSON, with their cells' exact digits",
+    "connectors/_d1_write.py": "decimals, to see that SQLite keeps them; keys that a commit lost",
     "connectors/_sqlite.py": "the driver takes and gives rows of Python objects",
     "connectors/_sqlite_statements.py": "units of a refused batch",
     "connectors/_postgres_write.py": "units of a refused batch",
     "mapping/functions.py": "Python functions of a migration, exact JSON and exact numbers, by value",
-    "engine/shape.py": "records in trouble, to explain them",
+    "engine/problems.py": "records in trouble, to explain them",
+    "engine/lookups.py": "lookups as functions: a dictionary, asked by value",
+    "engine/patch.py": "JSON documents, edited as text one by one",
+    "engine/assertions.py": "constraints by name",
     "engine/decide.py": "the numbers of column sets",
     "engine/decision.py": "records in conflict, to explain them",
     "engine/feed.py": "records that come twice",

@@ -67,6 +67,7 @@ class Action(StrEnum):
     UPDATE = "update"
     UNCHANGED = "unchanged"
     REUSE = "reuse"
+    PATCH = "patch"
     CONFLICT = "conflict"
 
 

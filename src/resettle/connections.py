@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +16,12 @@ from resettle.connector import Source, Sql, Target
 from resettle.errors import ConfigError, MappingError
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.load import Migration, suggest
+from resettle.mapping.model import MigrationFile
 
 CONNECTORS: Mapping[str, tuple[str, str, str]] = {
     "memory": ("resettle.connectors.memory", "Memory", "MemorySettings"),
     "sqlite": ("resettle.connectors.sqlite", "SQLite", "SQLiteSettings"),
+    "d1": ("resettle.connectors.d1", "D1", "D1Settings"),
     "postgres": ("resettle.connectors.postgres", "Postgres", "PostgresSettings"),
     "dynamodb": ("resettle.connectors.dynamodb", "DynamoDB", "DynamoDBSettings"),
     "files": ("resettle.connectors.files", "Files", "FilesSettings"),
@@ -143,6 +146,36 @@ class Connections:
     @staticmethod
     def _types() -> str:
         return f"types: {', '.join(sorted(CONNECTORS))}"
+
+
+def settings_of(kind: str, name: str) -> type[BaseModel]:
+    """What a connection of this type can be told. Raises ConfigError, with a suggestion, if there is no such type."""
+    with _placeless():
+        return _connector(kind, _undeclared({}, Path()), name)[1]
+
+
+@contextmanager
+def looking(sides: Mapping[str, Mapping[str, Any]], root: Path) -> Iterator[dict[str, Source]]:
+    """Connections that no migration declares yet, open for reading only; paths count from ``root``."""
+    with Connections(_undeclared(sides, root)) as connections:
+        with _placeless():
+            opened = {name: connections.source(name) for name in sides}
+        yield opened
+
+
+def _undeclared(sides: Mapping[str, Mapping[str, Any]], root: Path) -> Migration:
+    flow = {"from": "nowhere.none", "unit": "none", "into": "nowhere.none"}
+    declared = {"migration": "undeclared", "connections": sides, "flows": {"none": flow}}
+    return Migration(root, MigrationFile.model_validate(declared), "local", False, sides, None)
+
+
+@contextmanager
+def _placeless() -> Iterator[None]:
+    """Settings that stand in no file have no place in one."""
+    try:
+        yield
+    except MappingError as error:
+        raise ConfigError(error.message.removeprefix(f"{error.place}: "), hint=error.hint) from None
 
 
 def _connector(kind: str, migration: Migration, name: str) -> tuple[Any, type[BaseModel]]:

@@ -61,11 +61,24 @@ class Sql(Protocol):
     dialect: str
 
     def transaction(self, *, readonly: bool = False) -> AbstractContextManager[None]:
-        """Commit at the end, roll back on any exception. Not re-entrant."""
+        """Commit at the end, roll back on any exception.
+
+        Within an open transaction of the same thread it is a savepoint: an exception undoes only what happened
+        inside it, and deferred constraints are checked at its end. ``readonly`` is then just a scope. Where a
+        technology has no savepoints, nesting raises ConfigError.
+
+        Where it has no transaction but a batch sent at its end (D1), reads inside see what is committed, a refusal
+        comes from leaving it, and RETURNING gives nothing: see `demand`.
+        """
         ...
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement; rows if it has any. `%s` marks a parameter in every dialect."""
+        ...
+
+    def demand(self, sql: str, parameters: Sequence[Any], error: Exception) -> None:
+        """Run a statement that must give a row (RETURNING): raises ``error`` if it gives none, at once or when the
+        transaction commits."""
         ...
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
@@ -80,7 +93,7 @@ class Sql(Protocol):
         ...
 
     def stage(self, name: str, rows: pa.Table) -> None:
-        """A temporary table with these rows, gone when the transaction ends; replaces one of that name."""
+        """A temporary table with these rows, gone when the outermost transaction ends; replaces one of that name."""
         ...
 
 
@@ -96,7 +109,12 @@ class Target(Source, Protocol):
         ...
 
     def transaction(self, *, readonly: bool = False) -> AbstractContextManager[None]:
-        """One unit of commitment for `fetch`, `write`, `delete` and the ledger's own statements."""
+        """One unit of commitment for `fetch`, `write`, `delete` and the ledger's own statements.
+
+        Commit at the end, roll back on any exception. Within an open transaction of the same thread it is a
+        savepoint: an exception undoes only what happened inside it, and deferred constraints are checked at its
+        end. ``readonly`` is then just a scope. Where a technology has no savepoints, nesting raises ConfigError.
+        """
         ...
 
     def empty(self, dataset: str) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from resettle.batch import TROUBLE, Action, Kind
 from resettle.calls import Caller
 from resettle.connectors.sqlite import ERRORS, SQLite, SQLiteSettings, errors
-from resettle.errors import AccessError, ConfigError, CorruptError, RejectedError, TransientError
+from resettle.errors import AccessError, ConfigError, ConnectorError, CorruptError, RejectedError, TransientError
 
 
 def opened(path: Path, script: str = "", **settings: Any) -> SQLite:
@@ -25,6 +25,40 @@ def opened(path: Path, script: str = "", **settings: Any) -> SQLite:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "d1.sqlite"
+
+
+ROLLS_BACK = """
+CREATE TABLE t (id INTEGER PRIMARY KEY);
+CREATE TRIGGER odd BEFORE INSERT ON t WHEN NEW.id % 2 BEGIN SELECT RAISE(ROLLBACK, 'odd'); END;
+"""
+
+
+def test_what_follows_a_trigger_that_rolled_back_the_transaction_is_not_committed(path: Path) -> None:
+    store = opened(path, ROLLS_BACK)
+    one, two = (pa.table({"id": pa.array([number])}) for number in (1, 2))
+    with pytest.raises(ConnectorError, match="rolled back"), store.transaction():  # noqa: PT012
+        with pytest.raises(RejectedError), store.transaction():
+            store.write("t", one, ["id"], Action.CREATE)
+        with pytest.raises(ConnectorError, match="rolled back"), store.transaction():
+            store.write("t", two, ["id"], Action.CREATE)
+        store.execute("INSERT INTO t VALUES (4)")
+    with pytest.raises(ConnectorError, match="rolled back"):
+        store.refusals([("t", pa.table({"id": pa.array([1, 2])}), ["id"], Action.CREATE)], [pa.array(["a", "b"])])
+    assert store.empty("t")
+
+
+def test_orphans_from_before_do_not_refuse_a_nested_transaction(path: Path) -> None:
+    store = opened(
+        path,
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, up INTEGER REFERENCES t DEFERRABLE INITIALLY DEFERRED);"
+        "INSERT INTO t VALUES (1, 99)",
+    )
+    with store.transaction():
+        with store.transaction():
+            store.execute("INSERT INTO t VALUES (2, 1)")
+        with pytest.raises(RejectedError), store.transaction():
+            store.execute("INSERT INTO t VALUES (3, 98)")
+    assert store.count("t") == 2
 
 
 def read(store: SQLite, dataset: str, rows: int = 100, wanted: int = 3) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,6 +58,10 @@ class TargetCase:
     name: str
     make: Callable[[Place], Target]
     orphan: Callable[[Place, Target], None]
+    nests: bool = True
+    """Whether a transaction within one is a savepoint; ConfigError otherwise."""
+    sees_its_writes: bool = True
+    """Whether reads in a transaction see its writes; what is committed otherwise."""
 
 
 def arrow(schema: Schema, rows: Sequence[Row]) -> pa.Table:
@@ -208,6 +213,35 @@ def sqlite_orphan(place: Place, target: Target) -> None:
     connection.close()
 
 
+# -- d1 --------------------------------------------------------------------------------------------
+
+
+def _d1(place: Place, script: str, rows: Iterable[Row] = (), *, readonly: bool = False) -> Any:
+    from resettle.connectors.d1 import D1, D1Settings
+    from resettle.sandbox.d1 import start_d1
+
+    stack = ExitStack()
+    local = stack.enter_context(start_d1(sqlite_file(place, script, rows)))
+    return _Closing(D1("d1", D1Settings(**local.settings(), readonly=readonly)), stack.close)
+
+
+def d1_source(place: Place, rows: Sequence[Row]) -> Source:
+    script = "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT, age INTEGER)"
+    source: Source = _d1(place, script, rows, readonly=True)
+    return source
+
+
+def d1_source_without_rowid(place: Place, rows: Sequence[Row]) -> Source:
+    script = "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT, age INTEGER) WITHOUT ROWID"
+    source: Source = _d1(place, script, rows, readonly=True)
+    return source
+
+
+def d1_target(place: Place) -> Target:
+    target: Target = _d1(place, SQLITE_TABLES)
+    return target
+
+
 # -- files -----------------------------------------------------------------------------------------
 
 
@@ -348,6 +382,8 @@ SOURCES = (
     SourceCase("memory", memory_source),
     SourceCase("sqlite", sqlite_source),
     SourceCase("sqlite without rowid", sqlite_source_without_rowid, parallel=False),
+    SourceCase("d1", d1_source),
+    SourceCase("d1 without rowid", d1_source_without_rowid, parallel=False),
     SourceCase("files", files_source, parallel=False),
     SourceCase("dynamodb export", export_source),
     SourceCase("dynamodb", dynamodb_source),
@@ -356,5 +392,6 @@ SOURCES = (
 TARGETS = (
     TargetCase("memory", memory_target, memory_orphan),
     TargetCase("sqlite", sqlite_target, sqlite_orphan),
+    TargetCase("d1", d1_target, sqlite_orphan, nests=False, sees_its_writes=False),
     TargetCase("postgres", postgres_target, postgres_orphan),
 )

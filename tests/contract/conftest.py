@@ -73,6 +73,20 @@ def target(target_case: TargetCase, place: Place) -> Iterator[Target]:
 
 
 @pytest.fixture
+def nests(target_case: TargetCase) -> None:
+    """For tests of transactions within transactions."""
+    if not target_case.nests:
+        pytest.skip("its transactions do not nest")
+
+
+@pytest.fixture
+def sees_its_writes(target_case: TargetCase) -> None:
+    """For tests of a transaction that reads what it wrote."""
+    if not target_case.sees_its_writes:
+        pytest.skip("its transactions are sent at their end")
+
+
+@pytest.fixture
 def store(target: Target) -> Sql:
     """The SQL store of a target that has one."""
     found = target.sql()

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from resettle.connector import Sql, Target
-from resettle.errors import ResettleError
+from resettle.errors import LedgerError, RejectedError, ResettleError
 
 FP = bytes(range(16))
-FINGERPRINT = {"sqlite": "BLOB", "postgres": "UUID"}
+FINGERPRINT = {"sqlite": "BLOB", "d1": "BLOB", "postgres": "UUID"}
 """The type that a ledger gives its column of fingerprints."""
 ROWS = pa.table(
     {
@@ -44,6 +44,7 @@ def test_the_dialect_is_known(store: Sql) -> None:
     assert store.dialect in FINGERPRINT
 
 
+@pytest.mark.usefixtures("sees_its_writes")
 def test_execute_takes_parameters_and_gives_rows(store: Sql, table: str) -> None:
     with store.transaction():
         assert store.execute("INSERT INTO memo (unit, n) VALUES (%s, %s)", ("it's 100 %s", 7)) == []
@@ -52,6 +53,30 @@ def test_execute_takes_parameters_and_gives_rows(store: Sql, table: str) -> None
         ]
         assert store.execute("UPDATE memo SET n = n + %s RETURNING n", (1,)) == [(8,)]
     assert store.execute("SELECT count(*) FROM memo") == [(1,)]
+
+
+def test_execute_gives_what_a_statement_returns(store: Sql, table: str) -> None:
+    assert store.execute("INSERT INTO memo (unit, n) VALUES (%s, %s)", ("it's 100 %s", 7)) == []
+    assert store.execute("SELECT unit, n, seen FROM memo WHERE n = %s", [7]) == [("it's 100 %s", 7, None)]
+    assert store.execute("UPDATE memo SET n = n + %s RETURNING n, unit", (1,)) == [(8, "it's 100 %s")]
+
+
+def test_what_is_demanded_happens_or_nothing_does(store: Sql, table: str) -> None:
+    sql = "UPDATE memo SET n = %s WHERE unit = %s RETURNING n"
+    store.insert(table, ROWS)
+    store.demand(sql, (5, "a"), LedgerError("not there"))
+    with store.transaction():
+        store.demand(sql, (6, "a"), LedgerError("not there"))
+        store.demand(sql, (7, ""), LedgerError("not there"))
+    for unit in ("b", "a"):
+        with pytest.raises(LedgerError, match="second"), store.transaction():  # noqa: PT012
+            store.demand(sql, (8, "a"), LedgerError("first"))
+            store.insert(table, ROWS)
+            store.demand(sql, (9, "zz"), LedgerError("second"))
+            store.demand(sql, (9, unit), LedgerError("third"))
+    with pytest.raises(LedgerError, match="not there"):
+        store.demand(sql, (9, "zz"), LedgerError("not there"))
+    assert sorted(store.query("SELECT n FROM memo WHERE n > 0")["n"].to_pylist()) == [6, 7]
 
 
 def test_a_doubled_percent_sign_is_one(store: Sql) -> None:
@@ -113,8 +138,8 @@ def test_query_gives_counts_as_integers_and_the_rest_as_text(store: Sql) -> None
 
 
 def test_stage_joins_with_tables(store: Sql, table: str) -> None:
+    store.insert(table, ROWS)
     with store.transaction():
-        store.insert(table, ROWS)
         store.stage("asked", pa.table({"unit": ["a", "zz"], "fp": pa.array([FP, FP], pa.binary(16))}))
         found = store.query("SELECT m.n FROM asked s JOIN memo m ON m.unit = s.unit AND m.fp = s.fp")
     assert found.to_pylist() == [{"n": 1}]
@@ -180,9 +205,90 @@ def test_a_readonly_transaction_stages_and_reads_but_does_not_write(store: Sql, 
     assert store.execute("SELECT count(*) FROM memo") == [(1,)]
 
 
+@pytest.mark.usefixtures("sees_its_writes")
 def test_data_and_memory_commit_together(store: Sql, target: Target, table: str) -> None:
     with pytest.raises(ValueError), target.transaction():  # noqa: PT012
         store.insert(table, ROWS)
         assert store.execute("SELECT count(*) FROM memo") == [(3,)]
         raise ValueError
     assert everything(store) == []
+
+
+# -- transactions within transactions --------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("nests")
+def test_statements_of_a_nested_transaction_are_undone_alone(store: Sql, table: str) -> None:
+    with store.transaction():
+        store.insert(table, ROWS)
+        with pytest.raises(ValueError), store.transaction():  # noqa: PT012
+            store.execute("DELETE FROM memo")
+            assert everything(store) == []
+            raise ValueError
+        with pytest.raises(Exception, match="no_such_table"), store.transaction():
+            store.execute("SELECT * FROM no_such_table")
+        with store.transaction():
+            store.execute("DELETE FROM memo WHERE n IS NULL")
+    assert store.execute("SELECT count(*) FROM memo") == [(2,)]
+
+
+@pytest.mark.usefixtures("nests")
+def test_a_staged_name_is_free_again_after_a_nested_transaction(store: Sql) -> None:
+    with store.transaction():
+        for ending in (None, ValueError, None, ValueError):
+            try:
+                with store.transaction():
+                    store.stage("asked", pa.table({"unit": ["a", "b"]}))
+                    assert store.query("SELECT unit FROM asked").num_rows == 2
+                    if ending:
+                        raise ending
+            except ValueError:
+                pass
+            store.stage("asked", pa.table({"other": pa.array([1], pa.int64())}))
+            assert store.query("SELECT * FROM asked").to_pylist() == [{"other": 1}]
+    with pytest.raises(Exception, match="asked"), store.transaction():
+        store.execute("SELECT * FROM asked")
+
+
+@pytest.mark.usefixtures("nests")
+def test_a_nested_transaction_may_stage_within_a_readonly_one(store: Sql, table: str) -> None:
+    store.execute("INSERT INTO memo (unit, n) VALUES ('a', 1)")
+    with pytest.raises(ResettleError), store.transaction(readonly=True):  # noqa: PT012
+        for readonly in (True, False):
+            with store.transaction(readonly=readonly):
+                store.stage("asked", pa.table({"unit": ["a"]}))
+                assert store.query("SELECT n FROM asked JOIN memo USING (unit)").to_pylist() == [{"n": 1}]
+        store.execute("INSERT INTO memo (unit) VALUES ('b')")
+    assert store.execute("SELECT count(*) FROM memo") == [(1,)]
+
+
+DEFERRED = """
+CREATE TABLE late (id INT PRIMARY KEY, above INT CONSTRAINT late_above REFERENCES late DEFERRABLE INITIALLY DEFERRED)
+"""
+
+
+@pytest.mark.usefixtures("nests")
+def test_a_deferred_constraint_refuses_at_the_end_of_the_nested_transaction_that_broke_it(store: Sql) -> None:
+    store.execute(DEFERRED)
+    with store.transaction():
+        for number in (1, 3, 5):
+            with store.transaction():  # in this order only a deferred constraint allows it
+                store.execute("INSERT INTO late VALUES (%s, %s)", (number, number + 1))
+                store.execute("INSERT INTO late VALUES (%s, NULL)", (number + 1,))
+            with pytest.raises(RejectedError) as caught, store.transaction():
+                store.execute("INSERT INTO late VALUES (%s, 77)", (number + 10,))
+            assert caught.value.reason == "foreign_key"
+            with pytest.raises(RejectedError), store.transaction():
+                store.execute("DELETE FROM late WHERE id = %s", (number + 1,))
+    assert store.execute("SELECT id FROM late ORDER BY id") == [(number,) for number in range(1, 7)]
+
+
+@pytest.mark.usefixtures("nests")
+def test_a_readonly_scope_leaves_a_deferred_constraint_for_later(store: Sql) -> None:
+    store.execute(DEFERRED)
+    with store.transaction():
+        store.execute("INSERT INTO late VALUES (1, 2)")
+        with store.transaction(readonly=True):
+            assert store.execute("SELECT count(*) FROM late") == [(1,)]
+        store.execute("INSERT INTO late VALUES (2, NULL)")
+    assert store.execute("SELECT count(*) FROM late") == [(2,)]

@@ -267,20 +267,21 @@ class Interrupted(BaseException):
 
 
 @pytest.mark.parametrize("cause", [ValueError, Interrupted])
-def test_a_transaction_rolls_back_whole(target: Target, cause: type[BaseException]) -> None:
+def test_a_transaction_rolls_back_whole(target: Target, target_case: TargetCase, cause: type[BaseException]) -> None:
     create(target, "people", CARL)
     schema = target.schema("people")
     with pytest.raises(cause), target.transaction():  # noqa: PT012
         target.write("people", arrow(schema, [ANNA, BERT]), ["id"], Action.CREATE)
         target.write("people", arrow(schema, [{"id": CARL["id"], "age": 1}]), ["id"], Action.UPDATE)
         target.write("pets", arrow(target.schema("pets"), [{"id": "rex"}]), ["id"], Action.CREATE)
-        assert target.delete("people", keys(schema, BERT["id"])) == 1
+        assert target.delete("people", keys(schema, BERT["id"])) == int(target_case.sees_its_writes)
         raise cause
     assert present(target, "people", NAMES, ANNA["id"], BERT["id"], CARL["id"]) == [whole(CARL)]
     assert target.empty("pets")
     create(target, "people", ANNA)
 
 
+@pytest.mark.usefixtures("sees_its_writes")
 def test_a_transaction_sees_its_own_writes_and_nobody_else_does(target: Target) -> None:
     schema = target.schema("people")
     with ThreadPoolExecutor(1) as pool, target.transaction():
@@ -305,6 +306,129 @@ def test_transactions_of_many_threads_follow_each_other(target: Target) -> None:
         rows: list[Row] = [{"id": someone(number), "name": f"n{number}"} for number in range(12)]
         list(pool.map(lambda row: create(target, "people", row), rows))
     assert len(present(target, "people", [], *(row["id"] for row in rows))) == len(rows)
+
+
+# -- transactions within transactions --------------------------------------------------------------
+
+
+def add(target: Target, dataset: str, *rows: Row) -> None:
+    """Write into the open transaction."""
+    target.write(dataset, arrow(target.schema(dataset), rows), ["id"], Action.CREATE)
+
+
+def test_a_technology_without_savepoints_refuses_to_nest(target: Target, target_case: TargetCase) -> None:
+    if target_case.nests:
+        pytest.skip("its transactions nest")
+    with pytest.raises(ConfigError), target.transaction(), target.transaction():
+        pass
+
+
+@pytest.mark.usefixtures("nests")
+@pytest.mark.parametrize("cause", [ValueError, Interrupted])
+def test_an_exception_undoes_only_what_happened_inside_the_nested_transaction(
+    target: Target, cause: type[BaseException]
+) -> None:
+    with target.transaction():
+        add(target, "people", ANNA)
+        with pytest.raises(cause), target.transaction():  # noqa: PT012
+            add(target, "people", BERT)
+            add(target, "pets", {"id": "rex", "owner": BERT["id"]})
+            target.write("people", arrow(target.schema("people"), [{**ANNA, "age": 1}]), ["id"], Action.UPDATE)
+            raise cause
+        assert present(target, "people", NAMES, ANNA["id"], BERT["id"]) == [whole(ANNA)]
+        assert target.empty("pets")
+        with target.transaction():
+            add(target, "people", CARL)
+    assert present(target, "people", NAMES, ANNA["id"], BERT["id"], CARL["id"]) == [whole(ANNA), whole(CARL)]
+
+
+@pytest.mark.usefixtures("nests")
+def test_a_nested_transaction_ends_with_the_outer_one(target: Target) -> None:
+    with pytest.raises(Interrupted), target.transaction():  # noqa: PT012
+        with target.transaction():
+            with target.transaction():
+                add(target, "people", ANNA)
+            add(target, "people", BERT)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(present, target, "people", [], ANNA["id"], BERT["id"]).result(10) == []
+        raise Interrupted
+    assert target.empty("people")
+    create(target, "people", ANNA)
+
+
+@pytest.mark.usefixtures("nests")
+def test_the_middle_of_three_transactions_takes_the_innermost_with_it(target: Target) -> None:
+    with target.transaction():
+        add(target, "people", ANNA)
+        with pytest.raises(ValueError), target.transaction():  # noqa: PT012
+            with target.transaction():
+                add(target, "people", BERT)
+            raise ValueError
+        with target.transaction(), pytest.raises(ValueError), target.transaction():  # noqa: PT012
+            add(target, "people", CARL)
+            raise ValueError
+    assert [row["id"] for row in present(target, "people", [], *(someone(n) for n in range(3)))] == [ANNA["id"]]
+
+
+@pytest.mark.usefixtures("nests")
+def test_after_a_refusal_in_a_nested_transaction_the_outer_one_goes_on(target: Target) -> None:
+    with target.transaction():
+        add(target, "people", ANNA)
+        assert refusal(target, "people", BERT, ANNA).reason == "exists"
+        assert refusal(target, "people", {"id": someone(9), "name": None}).reason == "null"
+        assert refusal(target, "pets", {"id": "rex", "owner": NOBODY}).reason == "foreign_key"
+        assert present(target, "people", [], BERT["id"], someone(9)) == []
+        create(target, "people", BERT)
+    assert len(present(target, "people", [], ANNA["id"], BERT["id"])) == 2
+
+
+@pytest.mark.usefixtures("nests")
+def test_every_read_in_the_outer_transaction_sees_the_writes_of_the_nested_one(target: Target) -> None:
+    with pytest.raises(Interrupted), target.transaction():  # noqa: PT012
+        create(target, "people", ANNA)
+        assert present(target, "people", NAMES, ANNA["id"]) == [whole(ANNA)]
+        assert not target.empty("people")
+        assert target.count("people") == 1
+        assert target.ask("select count(*) from people") == [(1,)]
+        with target.transaction(), pytest.raises(ResettleError):
+            target.ask("delete from people")
+        assert target.count("people") == 1
+        raise Interrupted
+    assert target.count("people") == 0
+
+
+@pytest.mark.usefixtures("nests")
+def test_a_readonly_transaction_within_another_is_just_a_scope(target: Target) -> None:
+    with target.transaction():
+        add(target, "people", ANNA)
+        with target.transaction(readonly=True):
+            assert present(target, "people", NAMES, ANNA["id"]) == [whole(ANNA)]
+        with pytest.raises(ValueError), target.transaction(readonly=True):
+            raise ValueError
+        add(target, "people", BERT)
+    assert len(present(target, "people", [], ANNA["id"], BERT["id"])) == 2
+
+
+@pytest.mark.usefixtures("nests")
+def test_within_a_readonly_transaction_none_may_write(target: Target) -> None:
+    with pytest.raises(ResettleError), target.transaction(readonly=True), target.transaction():
+        add(target, "people", ANNA)
+    assert target.empty("people")
+    create(target, "people", ANNA)
+
+
+@pytest.mark.usefixtures("nests")
+def test_refusals_are_found_in_a_nested_transaction(target: Target) -> None:
+    with target.transaction():
+        create(target, "people", CARL)
+        writes, units = unit_writes(target)
+        for _ in range(2):
+            with target.transaction():
+                found = target.refusals(writes, units)
+            assert found is None or {row["unit"]: row["reason"] for row in found.to_pylist()} == REFUSED
+        create(target, "people", ANNA)
+    assert target.count("people") == 2
+    assert target.empty("pets")
 
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -441,6 +565,7 @@ def test_ask_never_writes_inside_a_transaction_either(target: Target) -> None:
     assert present(target, "people", NAMES, ANNA["id"]) == [whole(ANNA)]
 
 
+@pytest.mark.usefixtures("sees_its_writes")
 def test_ask_inside_a_transaction_sees_its_writes(target: Target) -> None:
     schema = target.schema("people")
     with target.transaction():

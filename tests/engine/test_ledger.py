@@ -173,7 +173,7 @@ def test_every_run_is_listed_with_its_outcome(project: MakeProject, database: st
         runs = ledger.runs()
     assert [(run["run"], run["phase"], run["status"]) for run in runs] == [(2, "apply", "held"), (1, "apply", "done")]
     assert runs[0]["summary"]["flows"][0]["held"] == 1
-    assert all(run["finished_at"] for run in runs)
+    assert all(run["completed_at"] for run in runs)
 
 
 def test_a_trace_tells_what_became_of_a_record(project: MakeProject, database: str) -> None:

@@ -95,17 +95,17 @@ people:
     assert not actions(p.apply())
 
 
-def test_a_minted_id_of_a_reused_row_cannot_be_pointed_at(project: MakeProject) -> None:
+def test_a_minted_value_that_a_reused_row_has_otherwise_cannot_be_pointed_at(project: MakeProject) -> None:
     flow = """
 people:
   from: src.people
   unit: id
   outputs:
-    who: {into: app.who, match: name, columns: {id: {mint: uuid}, name: name}}
-    book: {into: app.books, columns: {id: id, author: who.id}}
+    who: {into: app.who, match: name, columns: {id: {mint: uuid}, token: {mint: uuid}, name: name}}
+    book: {into: app.books, columns: {id: id, author: who.token}}
 """
     tables = [
-        "CREATE TABLE who (id TEXT PRIMARY KEY, name TEXT)",
+        "CREATE TABLE who (id TEXT PRIMARY KEY, token TEXT, name TEXT)",
         "CREATE TABLE books (id TEXT PRIMARY KEY, author TEXT)",
     ]
     p = project(flow, tables, target="sqlite", people=[person(0)])

@@ -30,7 +30,12 @@ def test_a_changed_cell_is_found_and_its_column_named(project: MakeProject, data
     verified = p.verify(batch_size=6)
     assert verified.exit_code == 4
     ((finding),) = verified.findings
-    assert (finding.kind, finding.unit, finding.key, finding.detail) == ("differs", "p7", "p7", "people: age")
+    assert (finding.kind, finding.unit, finding.key, finding.detail) == (
+        "differs",
+        "p7",
+        "p7",
+        "people: age (changed in the target since we wrote it)",
+    )
 
 
 def test_a_column_that_is_not_ours_may_change(project: MakeProject, database: str) -> None:
@@ -42,7 +47,9 @@ def test_a_column_that_is_not_ours_may_change(project: MakeProject, database: st
 def test_a_value_turned_to_null_is_found(project: MakeProject, database: str) -> None:
     p = applied(project, database)
     p.sql("UPDATE people SET age = NULL WHERE id = 'p0'")
-    assert [finding.detail for finding in p.verify().findings] == ["people: age"]
+    assert [finding.detail for finding in p.verify().findings] == [
+        "people: age (changed in the target since we wrote it)"
+    ]
 
 
 def test_a_missing_row_is_found(project: MakeProject, database: str) -> None:

@@ -81,7 +81,7 @@ def test_a_good_declaration_loads(tmp_path: Path) -> None:
         ("file: states.csv", "file: nosuch.csv", "15:18", "no such file: nosuch.csv", None),
         ("{file: states.csv, key", "{key", "15:", "a lookup has either `file:` or `from:`", None),
         ("    into: new.people\n", "", "17:", "a flow has either `into:`", None),
-        ("into: new.pets", "into: new.pets\n        key: id\n        match: id", "29:", "`key:` or `match:`", None),
+        ("into: new.pets", "into: new.pets\n        key: id\n        match: id", "29:", "one of `key:`, `match:` and `patch:`", None),
         ("path: data", "path: '${NOWHERE}'", "4:28", "the variable `NOWHERE` is not set", "export NOWHERE"),
         ("zone: eu", "zone: [eu", "", "not YAML", None),
         ("  old:", "\told:", "4:", "not YAML", None),

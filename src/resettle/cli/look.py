@@ -179,11 +179,11 @@ def runs(
 def _short(run: dict[str, Any]) -> dict[str, Any]:
     """A run on one line: when, how long, how much."""
     started = datetime.fromisoformat(run["started_at"])
-    finished = datetime.fromisoformat(run["finished_at"]) if run["finished_at"] else None
+    completed = datetime.fromisoformat(run["completed_at"]) if run["completed_at"] else None
     flows = (run["summary"] or {}).get("flows", [])
     totals = {word: sum(flow[word] for flow in flows) for word in ("done", "unchanged", "held", "failed")}
     what = ", ".join(f"{count:,} {word}" for word, count in totals.items() if count)
-    took = f"{(finished - started).total_seconds():.1f} s" if finished else ""
+    took = f"{(completed - started).total_seconds():.1f} s" if completed else ""
     return {**run, "started": f"{started:%Y-%m-%d %H:%M:%S}", "took": took, "what": what}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import psycopg
@@ -28,6 +28,28 @@ _SETTINGS = (
 # A read-only transaction of Postgres makes no temporary tables either, but what is read-only from a savepoint
 # on may be released, staged into, and set up again.
 _FROM_HERE_READ_ONLY = "; savepoint resettle_readonly; set transaction read only"
+
+# Afterwards every constraint is as a new transaction finds it. Deferring one by name fails where another table
+# has one of that name that cannot be; so all are, and those that are immediate by default are made so by name.
+_CHECK_DEFERRED = """
+set constraints all immediate;
+do $resettle$
+declare
+    resettle_name text;
+begin
+    if exists (select from pg_catalog.pg_constraint where condeferred) then
+        set constraints all deferred;
+        for resettle_name in
+            select format('%I.%I', n.nspname, c.conname)
+            from pg_catalog.pg_constraint c join pg_catalog.pg_namespace n on n.oid = c.connamespace
+            where c.condeferrable and has_schema_privilege(n.oid, 'usage') and not pg_is_other_temp_schema(n.oid)
+            group by 1 having not bool_or(c.condeferred)
+        loop
+            execute 'set constraints ' || resettle_name || ' immediate';
+        end loop;
+    end if;
+end $resettle$
+"""
 
 
 @contextmanager
@@ -74,14 +96,37 @@ class Sessions:
 
     @contextmanager
     def transaction(self, *, readonly: bool) -> Iterator[None]:
-        if self.held is not None:
-            raise RuntimeError(f"{self.name}: a transaction is already open")
+        held = self.held
+        if held is not None:
+            with self._nested(held, check=not readonly):
+                yield
+            return
         with self.begun(readonly=readonly) as connection:
             self._mine.connection, self._mine.readonly = connection, readonly
             try:
                 yield
             finally:
                 self._mine.connection = None
+
+    @contextmanager
+    def _nested(self, connection: Connection, *, check: bool) -> Iterator[None]:
+        """A savepoint; ``check``: what is deferred is checked at its end, as a commit would."""
+        if self._mine.readonly and not self._readonly:
+            yield  # there is nothing to undo, and `staging` needs to end the one savepoint that there is
+            return
+        with self.translating():
+            connection.execute("savepoint resettle_nested")
+        try:
+            yield
+            with self.translating():
+                if check:
+                    connection.execute(_CHECK_DEFERRED)
+                connection.execute("release savepoint resettle_nested")
+        except BaseException:
+            if connection.info.transaction_status in {_STATUS.INTRANS, _STATUS.INERROR}:
+                with suppress(psycopg.Error):  # lost meanwhile: whatever comes next on this connection says so
+                    connection.execute("rollback to savepoint resettle_nested; release savepoint resettle_nested")
+            raise
 
     def run(self, work: Callable[[Connection], T], *, readonly: bool) -> T:
         """In this thread's open transaction, or in one of its own, retried as a whole if it only reads."""

@@ -103,14 +103,33 @@ def delete(connection: Connection, relation: Relation, keys: pa.Table) -> int:
 def stage(connection: Connection, name: str, columns: Sequence[Sent]) -> None:
     """A temporary table with these columns that goes with the transaction; replaces one of that name."""
     definitions = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.staged)) for column in columns]
-    connection.execute(
-        sql.SQL("drop table if exists {}; create temporary table {} ({}) on commit drop").format(
-            _temporary(name), sql.Identifier(name), sql.SQL(", ").join(definitions)
-        )
+    listed = sql.SQL(", ").join(definitions)
+    block = _STAGE_BLOCK.format(
+        table=_temporary(name),
+        name=sql.Identifier(name),
+        columns=listed,
+        found=sql.Literal(_temporary(name).as_string(connection)),
+        comment=sql.Literal(listed.as_string(connection)),
     )
+    connection.execute(sql.SQL("do {}").format(sql.Literal(block.as_string(connection))))
     if columns and len(columns[0].values):
         # A staged jsonb is a text, without the version byte of its wire format.
         copy_in(connection, _temporary(name), [replace(column, jsonb=False) for column in columns])
+
+
+# A table of the same columns is emptied instead: within a transaction that holds many (see `Sql.transaction`),
+# every table that is dropped would keep its locks, of which a server has some thousands.
+_STAGE_BLOCK = sql.SQL("""
+begin
+    if obj_description(to_regclass({found}), 'pg_class') = {comment} then
+        truncate {table};
+    else
+        drop table if exists {table};
+        create temporary table {name} ({columns}) on commit drop;
+        comment on table {table} is {comment};
+    end if;
+end
+""")
 
 
 def equal(names: Sequence[str], value: Callable[[str], sql.Composable]) -> sql.Composable:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from resettle.batch import Action, Kind, Schema
 from resettle.calls import Translate
 from resettle.connectors._sqlite import Rows, bare, kept, quote, storage_of, tuples
-from resettle.errors import RejectedError
+from resettle.errors import ConnectorError, RejectedError
 
 STAGED = "resettle_rows"
 UNIT = "resettle_unit"
@@ -33,6 +33,9 @@ def connect(uri: str, timeout: float) -> sqlite3.Connection:
 @contextmanager
 def savepoint(connection: sqlite3.Connection, *, keep: bool = True) -> Iterator[None]:
     """All or nothing; nothing at all unless ``keep``."""
+    if keep and not connection.in_transaction:
+        # A trigger may RAISE(ROLLBACK): a savepoint would then begin, and its release commit, a new transaction.
+        raise ConnectorError("the transaction was rolled back")
     connection.execute("SAVEPOINT resettle")
     try:
         yield
@@ -44,6 +47,30 @@ def savepoint(connection: sqlite3.Connection, *, keep: bool = True) -> Iterator[
             if not keep:
                 connection.execute("ROLLBACK TO resettle")
             connection.execute("RELEASE resettle")
+
+
+@contextmanager
+def nested(connection: sqlite3.Connection, name: str) -> Iterator[None]:
+    """A transaction within one: deferred foreign keys are checked at its end too."""
+    with savepoint(connection):
+        yield
+        if _violated(connection):
+            raise RejectedError("foreign_key", connection=name)
+
+
+def _violated(connection: sqlite3.Connection) -> bool:
+    """Whether COMMIT would find a foreign key violated, at no cost that grows with the tables.
+
+    SQLite counts violations, but has no statement that tells. Dropping a table with a deferred foreign key
+    deletes its rows first, and leaves that out as long as the count is zero.
+    """
+    connection.execute("CREATE TEMP TABLE resettle_parent (id INTEGER PRIMARY KEY)")
+    connection.execute("CREATE TEMP TABLE resettle_child (id REFERENCES resettle_parent DEFERRABLE INITIALLY DEFERRED)")
+    connection.execute("INSERT INTO temp.resettle_child VALUES (NULL)")
+    before = connection.total_changes
+    connection.execute("DROP TABLE temp.resettle_child")
+    connection.execute("DROP TABLE temp.resettle_parent")
+    return connection.total_changes > before
 
 
 def page(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> Rows:

@@ -131,7 +131,9 @@ class Memory:
     @contextmanager
     def transaction(self, *, readonly: bool = False) -> Iterator[None]:
         if self._owner == threading.get_ident():
-            raise RuntimeError(f"{self.name}: a transaction is already open")
+            with self._savepoint():
+                yield
+            return
         with self._writer:
             self._owner, self._readonly = threading.get_ident(), readonly
             self._working = dict(self._committed)
@@ -140,6 +142,15 @@ class Memory:
                 self._committed = self._working
             finally:
                 self._working, self._owner, self._readonly = None, None, False
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        before = dict(self._tables)
+        try:
+            yield
+        except BaseException:
+            self._working = before
+            raise
 
     def empty(self, dataset: str) -> bool:
         return not self._table(dataset).rows

@@ -323,6 +323,10 @@ class Postgres:
 
         return self._sessions.run(work, readonly=False)
 
+    def demand(self, sql: str, parameters: Sequence[Any], error: Exception) -> None:
+        if not self.execute(sql, parameters):
+            raise error
+
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
         """Bytes and uuids as binary, integers as int64, everything else as text."""
         return self._reading(lambda connection: reading.query(connection, _statement(sql, parameters), parameters))

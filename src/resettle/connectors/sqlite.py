@@ -25,6 +25,7 @@ from resettle.connectors._sqlite_statements import (
     delete,
     fill,
     insert,
+    nested,
     page,
     refused_units,
     select,
@@ -186,7 +187,9 @@ class SQLite:
     @contextmanager
     def transaction(self, *, readonly: bool = False) -> Iterator[None]:
         if self._open:
-            raise RuntimeError(f"{self.name}: a transaction is already open")
+            with nullcontext() if readonly else nested(self._open, self.name):
+                yield
+            return
         with nullcontext() if readonly else self._writing:
             connection = self._reader() if readonly else self._writable()
             self._call(connection.execute, "BEGIN" if readonly else "BEGIN IMMEDIATE")
@@ -208,6 +211,10 @@ class SQLite:
             return self._rows(marked(sql), parameters)
         with self._writing:
             return self._call(page, self._writable(), marked(sql), parameters)
+
+    def demand(self, sql: str, parameters: Sequence[Any], error: Exception) -> None:
+        if not self.execute(sql, parameters):
+            raise error
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
         names, rows = self._call(select, self._current(), marked(sql), parameters)
@@ -294,7 +301,11 @@ class SQLite:
     @property
     def _open(self) -> sqlite3.Connection | None:
         """The connection of this thread's transaction."""
-        return getattr(self._local, "open", None)
+        connection: sqlite3.Connection | None = getattr(self._local, "open", None)
+        if connection is not None and not connection.in_transaction:
+            # By a trigger's RAISE(ROLLBACK) or a full disk: what follows must not commit by itself.
+            raise ConnectorError("the transaction was rolled back", connection=self.name)
+        return connection
 
     @contextmanager
     def _within(self) -> Iterator[sqlite3.Connection]:

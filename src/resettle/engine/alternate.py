@@ -17,6 +17,11 @@ def alternate(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: 
         column = next(c for c in output.columns if c.name == name)
         value = as_wire(rows.select(["_alt_" + name]).rename_columns([name]), [column])[name]
         rows = rows.set_column(rows.column_names.index(name), name, value)
+    return keyed_again(connection, output, rows)
+
+
+def keyed_again(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table) -> pa.Table:
+    """The rows with the key text and the fingerprint of what they now hold."""
     connection.register("_p", as_duckdb(rows.select(list(output.names)), output.columns))
     again = query(connection, f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p")
     connection.unregister("_p")

@@ -18,11 +18,13 @@ from resettle.batch import Action, Status
 from resettle.calls import Caller
 from resettle.connector import Sql, Target
 from resettle.engine.balance import Counts
-from resettle.engine.count import count_decision, count_prepared
+from resettle.engine.count import count_decision, count_prepared, summarise
 from resettle.engine.decide import Decider
 from resettle.engine.decision import Decided, Decision, Foreseen
 from resettle.engine.feed import Prepared
+from resettle.engine.fingerprint import as_wire
 from resettle.engine.flow import Connections, FlowRun, Options, compile_flow, open_flow, referenced, selected
+from resettle.engine.patch import documents
 from resettle.engine.plan import Plan, check_fresh, decision_hashes, plan
 from resettle.engine.remember import record_of
 from resettle.engine.uniques import Hashes, contains
@@ -129,10 +131,11 @@ class _Writer:
                 options.progress(self._flow.name, "writing", self._counts)
                 for decision in self._write(prepared):
                     self._foreseen.accept(self._flow.name, decision)
-                    count_decision(self._counts, self._flow.shape, decision, show_values=options.show_values)
+                    count_decision(self._counts, self._flow.shape, decision, self._db, show_values=options.show_values)
                 count_prepared(self._counts, prepared)
                 if options.stop.is_set():
                     return
+        summarise(self._counts, self._flow.shape, self._db)
         options.progress(self._flow.name, "done", self._counts)
 
     def _write(self, prepared: Prepared) -> list[Decision]:
@@ -158,8 +161,7 @@ class _Writer:
             nonlocal prepared, tries
             tries += 1
             if tries > 1:  # a lost answer may have been a commit: look at the ledger again
-                units = prepared.shaped.units["_unit"].combine_chunks()
-                prepared = replace(prepared, known=self._ledger.known(self._flow.name, units))
+                prepared = replace(prepared, known=self._ledger.known(self._flow.name, prepared.units))
             with _transactions(self._flow.targets, self._ledger):
                 decision = self._decider.decide(prepared, optimistic=self._optimistic and tries == 1, lock=True)
                 if tries == 1:  # what a lost answer had committed is unchanged now, as the plan would have it
@@ -167,7 +169,7 @@ class _Writer:
                 if refused is not None:
                     decision = self._decider.hold(decision, refused)
                 for made in decision.outputs:
-                    for rows, action in _writes(made):
+                    for rows, action, _ in self._writes(made):
                         self._target(made).write(made.dataset[1], rows, self._key(made), action)
                 self._ledger.record(
                     self._run,
@@ -191,9 +193,9 @@ class _Writer:
             target = self._target(decision.outputs[0])
             writes, units = [], []
             for made in decision.outputs:
-                for rows, action in _writes(made):
+                for rows, action, of in self._writes(made):
                     writes.append((made.dataset[1], rows, self._key(made), action))
-                    units.append(made.having(action)["_unit"].combine_chunks())
+                    units.append(of)
             return target.refusals(writes, units) if writes else None
 
     def _allow(self, decision: Decision) -> None:
@@ -213,14 +215,23 @@ class _Writer:
     def _key(self, made: Decided) -> tuple[str, ...]:
         return self._flow.shape.outputs[made.place].key_names
 
-
-def _writes(made: Decided) -> Iterator[tuple[pa.Table, Action]]:
-    """The rows to create and to update, with just the target's columns."""
-    ours = [name for name in made.rows.column_names if not name.startswith("_")]
-    for action in (Action.CREATE, Action.UPDATE):
-        rows = made.having(action)
-        if rows.num_rows:
-            yield rows.select(ours), action
+    def _writes(self, made: Decided) -> Iterator[tuple[pa.Table, Action, pa.Array]]:
+        """What to write, with just the target's columns, and the unit of each row."""
+        output = self._flow.shape.outputs[made.place]
+        if output.patch:
+            rows = made.having(Action.PATCH)
+            for table, units in documents(output, rows, made.present) if rows.num_rows else ():
+                yield table, Action.UPDATE, units
+            return
+        creates, updates = made.having(Action.CREATE), made.having(Action.UPDATE)
+        if creates.num_rows:
+            names = [column.name for column in output.written]
+            yield creates.select(names), Action.CREATE, creates["_unit"].combine_chunks()
+        if updates.num_rows:
+            names = [*output.names, *(f"_upd_{name}" for name in output.updates)]
+            rows = updates.select(names).rename_columns([*output.names, *output.updates])
+            columns = [column for name in output.updates if (column := output.schema.column(name))]
+            yield as_wire(rows, columns), Action.UPDATE, updates["_unit"].combine_chunks()
 
 
 class _RollbackError(Exception):

@@ -32,6 +32,14 @@ class Counts:
     rows: dict[str, Counter[str]] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     warnings: Counter[str] = field(default_factory=Counter)
+    exploded: int = 0
+    """Rows that a `rows:` query gave for the records that went on."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """How many of them `skip_rows:` left out, by rule."""
+    counted: Counter[str] = field(default_factory=Counter)
+    """What `count:` counts among the rows created."""
+    summary: dict[str, int] = field(default_factory=dict)
+    """The report's own figures, once the flow is done."""
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     unmapped: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
@@ -68,6 +76,9 @@ class Counts:
             "rows": {output: dict(counter) for output, counter in self.rows.items() if counter},
             "reasons": dict(self.reasons),
             "warnings": dict(self.warnings),
+            **({"exploded": self.exploded, "left_out": dict(self.left_out)} if self.exploded else {}),
+            **({"counted": dict(self.counted)} if self.counted else {}),
+            **({"summary": dict(self.summary)} if self.summary else {}),
             "unmapped": list(self.unmapped),
             "unseen": list(self.unseen),
         }

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from resettle.batch import Schema
+from resettle.engine.assertions import probes
 from resettle.engine.flow import Connections, Options, compile_flow, selected
 from resettle.engine.statements import FlowShape, OutputShape
-from resettle.engine.verify import probe_all
 from resettle.errors import MappingError
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.load import Migration
@@ -37,8 +37,8 @@ def check(migration: Migration, connections: Connections, ledger: Ledger, option
         yield from _source(migration, shape, connections)
         yield from _targets(migration, shape, connections, ledger)
     yield from _order(migration, shapes)
-    for name, passed, detail in probe_all(migration, connections):
-        yield Remark("note" if passed else "warning", f"probe {name}: {detail}")
+    for one in probes(migration, connections):
+        yield Remark("note" if one.passed else "warning", f"{one.name}: {one.detail}")
 
 
 def _source(migration: Migration, shape: FlowShape, connections: Connections) -> Iterator[Remark]:

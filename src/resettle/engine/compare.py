@@ -4,11 +4,11 @@
     ------+----------------------+---------------------------------------------------------------
     no    | absent               | create
     no    | present, equal       | reuse
-    no    | present, different   | reuse by natural key (match), else conflict
+    no    | present, different   | reuse by natural key (match), else conflict; by policy as below
     yes   | (wanted unchanged)   | unchanged; the target is not even asked
     yes   | equal to wanted      | unchanged (only our memory is brought up to date)
     yes   | as we left it        | update
-    yes   | changed by others    | conflict; by policy: hold, source (overwrite) or target (keep theirs)
+    yes   | changed by others    | conflict; by policy: hold, source (overwrite) or target (keep theirs: reuse)
     yes   | gone                 | conflict: deleted in the target, never revived
 
 A row that we only reused was never ours: a change to it is a conflict, and nothing at all under `match`.
@@ -26,14 +26,15 @@ _SQL = """
 SELECT w._at,
   CASE
     WHEN k._at IS NULL AND p._at IS NULL THEN 'create'
-    WHEN k._at IS NULL AND (p._fp = w._fp OR $match) THEN 'reuse'
+    WHEN k._at IS NULL AND (p._fp = w._fp OR $match OR $policy = 'target') THEN 'reuse'
+    WHEN k._at IS NULL AND $policy = 'source' THEN 'update'
     WHEN k._at IS NULL THEN 'conflict'
     WHEN k.same OR (k.reused = 1 AND $match) THEN 'unchanged'
     WHEN k.target_key <> w._key OR p._at IS NULL THEN 'conflict'
     WHEN p._fp = w._fp THEN 'unchanged'
     WHEN p._left AND k.reused = 0 THEN 'update'
     WHEN $policy = 'source' THEN 'update'
-    WHEN $policy = 'target' THEN 'unchanged'
+    WHEN $policy = 'target' THEN 'reuse'
     ELSE 'conflict'
   END AS _action,
   CASE

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Action, ForeignKey
+from resettle.batch import Action, Column
 from resettle.connector import Target
+from resettle.engine import patch as patching
 from resettle.engine.alternate import alternate, rekeyed
 from resettle.engine.compare import compare
 from resettle.engine.decision import (
@@ -25,7 +26,6 @@ from resettle.engine.decision import (
     Foreseen,
     decided_all,
     hold,
-    holds,
     in_conflict,
     set_column,
     settled,
@@ -33,12 +33,14 @@ from resettle.engine.decision import (
 )
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb, as_wire, key_sql, wire_schema
-from resettle.engine.present import keyed_rows
+from resettle.engine.links import Links, key_hashes
+from resettle.engine.present import keyed_rows, with_updates
+from resettle.engine.settle import NOTHING_MADE, settler
+from resettle.engine.shape import Settle
 from resettle.engine.statements import FlowShape, OutputShape
-from resettle.engine.uniques import Hashes
 from resettle.errors import BalanceError
 from resettle.ledger.ledger import Ledger
-from resettle.ledger.records import nothing_known
+from resettle.ledger.records import Known, nothing_known
 from resettle.mapping.functions import query
 
 
@@ -60,6 +62,7 @@ class Decider:
             foreseen.of((o.connection, o.dataset), o.key_names) for o in shape.outputs
         )
         """Whether no other output or earlier flow of this run writes what this flow writes."""
+        self._links = Links(shape, targets, connection, foreseen)
         self._empty = {(o.connection, o.dataset): targets[o.connection].empty(o.dataset) for o in shape.outputs}
 
     def decide(self, prepared: Prepared, *, optimistic: bool, lock: bool) -> Decision:
@@ -68,12 +71,13 @@ class Decider:
         ``optimistic`` trusts that a target which was empty when the flow began holds only what this run made: a
         first load asks it nothing. ``lock`` keeps the rows we looked at as they are until the transaction ends.
         """
-        units = prepared.shaped.units
+        shaped = prepared.shaped_with(self._settle(prepared.known, optimistic=optimistic, lock=lock))
+        units = shaped.units
         decided: list[tuple[pa.Table, pa.Table]] = []
         trouble: list[pa.Table] = []
         conflicts: Counter[str] = Counter()
-        for number, output, wanted in zip(self._numbers, self._shape.outputs, prepared.shaped.outputs, strict=True):
-            rows, present = self._actions(prepared, number, output, wanted, optimistic=optimistic, lock=lock)
+        for number, output, wanted in zip(self._numbers, self._shape.outputs, shaped.outputs, strict=True):
+            rows, present = self._actions(prepared.known, number, output, wanted, optimistic=optimistic, lock=lock)
             if rows.num_rows != wanted.num_rows:
                 raise BalanceError(f"{output.name}: {wanted.num_rows} rows to decide, {rows.num_rows} decided")
             bad = rows.filter(pc.equal(rows["_action"], str(Action.CONFLICT)))
@@ -81,34 +85,54 @@ class Decider:
                 conflicts[output.name] += bad.num_rows
                 trouble.append(trouble_of(bad, output))
             decided.append((rows, present))
-        trouble += self._lost([rows for rows, _ in decided], trouble)
+        trouble += self._links.lost([rows for rows, _ in decided], trouble)
         if trouble:
             units, decided = hold(units, decided, pa.concat_tables(trouble))
             decided = [(self._bereft(o, rows), p) for o, (rows, p) in zip(self._shape.outputs, decided, strict=True)]
         return Decision(
             settled(units, [rows for rows, _ in decided], prepared),
             tuple(
-                Decided(number, place, (output.connection, output.dataset), rows, present, self._new_keys(output, rows))
+                Decided(
+                    number,
+                    place,
+                    (output.connection, output.dataset),
+                    rows,
+                    present,
+                    self._links.new_keys(output, rows),
+                    tuple(column.name for column in output.match) if output.settles else (),
+                )
                 for place, (number, output, (rows, present)) in enumerate(
                     zip(self._numbers, self._shape.outputs, decided, strict=True)
                 )
             ),
+            shaped.rows,
             conflicts,
         )
+
+    def _settle(self, known: Known, *, optimistic: bool, lock: bool) -> Settle:
+        def made(output: OutputShape) -> pa.Table:
+            names = tuple(column.name for column in output.match)
+            tables = self._foreseen.natural.get(((output.connection, output.dataset), names), [])
+            return pa.concat_tables(tables) if tables else NOTHING_MADE
+
+        def looks(output: OutputShape) -> bool:
+            return not (optimistic and self._empty[output.connection, output.dataset])
+
+        return settler(self._db, self._targets, known, self._numbers, made, looks, lock=lock)
 
     def hold(self, decision: Decision, refusals: pa.Table) -> Decision:
         """The decision without the units that the target refuses (unit, reason, detail)."""
         units, kept = hold(decision.units, [(made.rows, made.present) for made in decision.outputs], refusals)
         left = [self._bereft(output, rows) for output, (rows, _) in zip(self._shape.outputs, kept, strict=True)]
         outputs = tuple(
-            replace(made, rows=rows, new_keys=self._new_keys(output, rows))
+            replace(made, rows=rows, new_keys=self._links.new_keys(output, rows))
             for made, output, rows in zip(decision.outputs, self._shape.outputs, left, strict=True)
         )
-        return Decision(units, outputs, decision.conflicts)
+        return Decision(units, outputs, decision.exploded, decision.conflicts)
 
     def _actions(
         self,
-        prepared: Prepared,
+        remembered: Known,
         number: int,
         output: OutputShape,
         wanted: pa.Table,
@@ -117,8 +141,10 @@ class Decider:
         lock: bool,
     ) -> tuple[pa.Table, pa.Table]:
         """Wanted rows with _action, _reason, _known; and the present rows that were fetched."""
-        known = prepared.known.rows
+        known = remembered.rows
         known = known.filter(pc.equal(known["output"], number)) if known.num_rows else known
+        if output.patch:
+            return self._patched(output, wanted, known, lock=lock)
         wanted = rekeyed(self._db, output, wanted, known)
         dataset = (output.connection, output.dataset)
         no_rows = wire_schema(output.columns).empty_table()
@@ -147,17 +173,35 @@ class Decider:
             wanted.select(["_at", "_key", "_fp"]),
             matched.select(["_at", "same", "reused", "target_key"]),
             keyed,
-            match=output.match,
+            match=bool(output.match),
             policy=self._shape.flow.on_conflict,
         )
         rows = wanted.drop_columns(["_at"])
         for name in ("_action", "_reason", "_known", "_present"):
             rows = rows.append_column(name, found[name])
-        return self._taken(number, output, rows), present.append_column("_key", keyed["_key"])
+        rows = self._taken(number, output, with_updates(self._db, output, rows, present))
+        return rows, present.append_column("_key", keyed["_key"])
+
+    def _patched(
+        self, output: OutputShape, wanted: pa.Table, known: pa.Table, *, lock: bool
+    ) -> tuple[pa.Table, pa.Table]:
+        """A patch always looks: the row is somebody else's, and what is missing or different is put right."""
+        columns = [c for name in (*output.names, *output.edits) if (c := output.schema.column(name))]
+        present = self._fetch_columns(output, wanted, columns, lock=lock)
+        self._db.register("_p", as_duckdb(present, columns))
+        present = present.append_column("_key", query(self._db, f"SELECT {key_sql(output.key)} AS k FROM _p")["k"])
+        self._db.unregister("_p")
+        wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
+        remembered = pc.is_in(wanted["_at"], self._match_known(wanted, known)["_at"].combine_chunks())
+        rows = decided_all(wanted.drop_columns(["_at"]), Action.UNCHANGED, known=False)
+        actions, reasons = patching.states(self._db, output, rows, present)
+        for name, values in (("_action", actions), ("_reason", reasons), ("_known", remembered)):
+            rows = set_column(rows, name, values)
+        return rows, present
 
     def _taken(self, number: int, output: OutputShape, rows: pa.Table) -> pa.Table:
-        """A row that is there for another unit is not reused: two records would become one."""
-        new = pc.and_(pc.equal(rows["_action"], str(Action.REUSE)), pc.invert(rows["_known"]))
+        """A row that is there for another unit is not taken: two records would become one."""
+        new = pc.and_(pc.is_in(rows["_action"], pa.array(["reuse", "update"])), pc.invert(rows["_known"]))
         if output.match or not pc.any(new).as_py():
             return rows
         owned = self._ledger.owned(self._shape.name, number, rows.filter(new)["_key"].to_pylist())
@@ -181,8 +225,14 @@ class Decider:
 
     def _fetch(self, output: OutputShape, asked: pa.Table, shapes: Sequence[int], *, lock: bool) -> pa.Table:
         """Present rows for the asked keys: this output's columns, and those of earlier mappings of it."""
-        names = list(dict.fromkeys([*output.names, *(n for s in shapes for n in self._shapes[s])]))
-        columns = [c for name in names if (c := output.schema.column(name))]
+        also = [n for _, parsed in output.updates.items() for q, n, _ in parsed.columns if q == "target"]
+        earlier = (n for s in shapes for n in self._shapes[s])
+        names = list(dict.fromkeys([*output.names, *output.updates, *also, *earlier]))
+        return self._fetch_columns(output, asked, [c for n in names if (c := output.schema.column(n))], lock=lock)
+
+    def _fetch_columns(
+        self, output: OutputShape, asked: pa.Table, columns: Sequence[Column], *, lock: bool
+    ) -> pa.Table:
         if not asked.num_rows:
             return wire_schema(columns).empty_table()
         keys = asked.select(list(output.key_names)).group_by(list(output.key_names)).aggregate([])
@@ -193,13 +243,6 @@ class Decider:
 
     # -- keys that come twice -----------------------------------------------------------------------------
 
-    def _key_hashes(self, keys: pa.ChunkedArray) -> Hashes:
-        self._db.register("_h", pa.table({"k": keys}))
-        found = query(self._db, "SELECT hash(k) AS h FROM _h")
-        self._db.unregister("_h")
-        hashes: Hashes = found["h"].to_numpy().view(np.int64)
-        return hashes
-
     def _duplicates(self, output: OutputShape, rows: pa.Table) -> pa.Table:
         """A new row whose key another unit of this run has already is in conflict, or by `match` the same row.
 
@@ -208,7 +251,7 @@ class Decider:
         fresh = pc.invert(rows["_known"])
         if not pc.any(fresh).as_py() or self._keys_are_units(output):
             return rows
-        hashes = self._key_hashes(rows["_key"])
+        hashes = key_hashes(self._db, rows["_key"])
         made = self._foreseen.of((output.connection, output.dataset), output.key_names)
         creates = pc.and_(pc.equal(rows["_action"], str(Action.CREATE)), fresh).to_numpy(zero_copy_only=False)
         again = made.seen(hashes) & fresh.to_numpy(zero_copy_only=False)
@@ -255,7 +298,7 @@ class Decider:
         reuse = pc.and_(reuse, pc.invert(rows["_known"])).to_numpy(zero_copy_only=False)
         if not reuse.any():
             return rows
-        hashes = self._key_hashes(rows["_key"])
+        hashes = key_hashes(self._db, rows["_key"])
         creates = pc.equal(rows["_action"], str(Action.CREATE)).to_numpy(zero_copy_only=False)
         made = self._foreseen.of((output.connection, output.dataset), output.key_names).seen(hashes)
         alone = reuse & ~made & ~np.isin(hashes, hashes[creates])
@@ -264,98 +307,12 @@ class Decider:
         return set_column(rows, "_action", pc.if_else(pa.array(first), str(Action.CREATE), rows["_action"]))
 
     def _duplicates_among(self, output: OutputShape, rows: pa.Table, others: pa.Table) -> pa.Table:
-        hashes, taken = self._key_hashes(rows["_key"]), self._key_hashes(others["_key"])
+        hashes, taken = key_hashes(self._db, rows["_key"]), key_hashes(self._db, others["_key"])
         made = self._foreseen.of((output.connection, output.dataset), output.key_names)
         again = made.repeated(hashes) | np.isin(hashes, taken)
         create = pc.equal(rows["_action"], str(Action.CREATE))
         hit = pc.and_(pa.array(again), create)
         return in_conflict(rows, hit, "duplicate_key")
-
-    # -- foreign keys ---------------------------------------------------------------------------------------
-
-    def _lost(self, outputs: Sequence[pa.Table], trouble: Sequence[pa.Table]) -> list[pa.Table]:
-        """Units whose rows point nowhere, and those that point at them, until no more are found."""
-        found: list[pa.Table] = []
-        own = {(output.connection, output.dataset) for output in self._shape.outputs}
-        inner = any((o.connection, k.target) in own for o in self._shape.outputs for k in o.schema.foreign_keys)
-        while True:
-            gone = [chunk for table in [*trouble, *found] for chunk in table["unit"].chunks]
-            going = list(outputs)
-            if gone:
-                held = pa.chunked_array(gone, pa.string()).combine_chunks()
-                going = [rows.filter(pc.invert(pc.is_in(rows["_unit"], held))) for rows in outputs]
-            pairs = zip(self._shape.outputs, going, strict=True)
-            more = [table for output, rows in pairs for table in self._orphans(output, rows, going)]
-            found += more
-            if not (more and inner):
-                return found
-
-    def _orphans(self, output: OutputShape, rows: pa.Table, done: Sequence[pa.Table]) -> list[pa.Table]:
-        """Rows to write whose foreign key points at nothing, neither in the target nor foreseen."""
-        if not output.schema.foreign_keys:
-            return []
-        writes = rows.filter(pc.is_in(rows["_action"], pa.array(["create", "update"])))
-        if not writes.num_rows:
-            return []
-        return [
-            held
-            for foreign_key in output.schema.foreign_keys
-            if set(foreign_key.columns) <= set(output.names)
-            and (held := self._points_nowhere(output, foreign_key, writes, done)) is not None
-        ]
-
-    def _points_nowhere(
-        self, output: OutputShape, foreign_key: ForeignKey, rows: pa.Table, done: Sequence[pa.Table]
-    ) -> pa.Table | None:
-        target = self._targets[output.connection]
-        pairs = sorted(zip(foreign_key.target_columns, foreign_key.columns, strict=True))
-        columns = [c for _, name in pairs if (c := output.schema.column(name))]
-        referred = target.schema(foreign_key.target)
-        theirs = [c for name, _ in pairs if (c := referred.column(name))]
-        for name in foreign_key.columns:
-            rows = rows.filter(pc.is_valid(rows[name]))
-        if not rows.num_rows:
-            return None
-        own = [column.name for column in columns]
-        keys = rows.select(own).group_by(own).aggregate([])
-        asked = as_wire(keys.select(own).rename_columns([column.name for column in theirs]), theirs)
-        there = as_wire(target.fetch(foreign_key.target, asked, []), theirs)
-        self._db.register("_rows", as_duckdb(rows.select(["_unit", *own]), columns))
-        self._db.register("_there", as_duckdb(there, theirs))
-        found = query(
-            self._db,
-            f"SELECT _unit, {key_sql(columns)} AS k FROM _rows"
-            f" WHERE {key_sql(columns)} NOT IN (SELECT {key_sql(theirs)} FROM _there)",
-        )
-        self._db.unregister("_rows")
-        self._db.unregister("_there")
-        if found.num_rows:
-            hashes = self._key_hashes(found["k"])
-            dataset = (output.connection, foreign_key.target)
-            names = tuple(column.name for column in theirs)
-            coming = self._foreseen.of(dataset, names).seen(hashes)
-            for other, table in zip(self._shape.outputs, done, strict=True):
-                if (other.connection, other.dataset) == dataset:
-                    coming |= np.isin(hashes, self._new_keys(other, table).get(names, []))
-            found = found.filter(pa.array(~coming))
-        if not found.num_rows:
-            return None
-        detail = f"{output.dataset}.{', '.join(own)}: no such row in {foreign_key.target} ({foreign_key.name})"
-        return holds(found["_unit"], "foreign_key", detail)
-
-    def _new_keys(self, output: OutputShape, rows: pa.Table) -> dict[tuple[str, ...], Hashes]:
-        """Hashes of the keys of rows to create: the output's own, and what foreign keys may point at."""
-        creates = rows.filter(pc.equal(rows["_action"], str(Action.CREATE)))
-        found = {output.key_names: self._key_hashes(creates["_key"])}
-        for unique in (output.schema.key, *output.schema.unique):
-            names = tuple(sorted(unique))
-            if names and names not in found and set(names) <= set(output.names):
-                columns = [c for name in names if (c := output.schema.column(name))]
-                self._db.register("_c", as_duckdb(creates.select(list(names)), columns))
-                keys = query(self._db, f"SELECT {key_sql(columns)} AS k FROM _c")["k"]
-                self._db.unregister("_c")
-                found[names] = self._key_hashes(keys)
-        return found
 
 
 _DECIDED = ("_action", "_reason", "_known", "_present")

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from resettle.batch import Action, Status
 from resettle.engine.feed import Prepared
+from resettle.engine.patch import CHANGED, NO_ROW
 from resettle.engine.statements import OutputShape
 from resettle.engine.uniques import Hashes, Uniques
 
@@ -24,6 +26,8 @@ class Foreseen:
 
     keys: dict[tuple[Dataset, tuple[str, ...]], Uniques] = field(default_factory=dict)
     """By dataset and columns: the key that an output goes by, and every unique key that others may point at."""
+    natural: dict[tuple[Dataset, tuple[str, ...]], list[pa.Table]] = field(default_factory=dict)
+    """By dataset and natural key: what `match:` outputs have created, as tables of _nk, key."""
     target_keys: dict[tuple[str, int], list[pa.Table]] = field(default_factory=dict)
     """(flow, output) -> tables of unit, target_key; kept only for flows that others reference."""
     referenced: frozenset[str] = frozenset()
@@ -36,8 +40,12 @@ class Foreseen:
         for made in decision.outputs:
             for columns, hashes in made.new_keys.items():
                 self.of(made.dataset, columns).add(hashes)
+            if made.match:
+                creates = made.having(Action.CREATE)
+                table = pa.table({"_nk": creates["_nk"], "key": creates["_key"]})
+                self.natural.setdefault((made.dataset, made.match), []).append(table)
             if flow in self.referenced and made.rows.num_rows:
-                first = made.rows.filter(pc.equal(made.rows["_n"], 0))
+                first = made.rows.filter(first_of_unit(made.rows))
                 table = pa.table({"unit": first["_unit"], "target_key": first["_key"]})
                 self.target_keys.setdefault((flow, made.number), []).append(table)
 
@@ -58,6 +66,8 @@ class Decided:
     rows: pa.Table
     present: pa.Table
     new_keys: Mapping[tuple[str, ...], Hashes]
+    match: tuple[str, ...] = ()
+    """The natural key, where rows go by another."""
 
     def having(self, action: Action) -> pa.Table:
         return self.rows.filter(pc.equal(self.rows["_action"], str(action)))
@@ -65,12 +75,17 @@ class Decided:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one batch becomes. units: _unit, _raw, status (never null), reason, detail, warnings."""
+    """What one batch becomes.
+
+    units:    _unit, _raw, status (never null), reason, detail, warnings
+    exploded: of a flow with `rows:`: _unit, skip, as shaped
+    """
 
     units: pa.Table
     outputs: tuple[Decided, ...]
+    exploded: pa.Table
     conflicts: Counter[str]
-    """Rows in conflict per output: their units are held, so they are in no table of ``outputs``."""
+    """Rows in conflict per output: their units are held or failed, so they are in no table of ``outputs``."""
 
 
 def holds(units: pa.ChunkedArray, reason: str, detail: str) -> pa.Table:
@@ -91,7 +106,12 @@ _CONFLICTS = {
     "not_ours": "the row was there before us and is not overwritten",
     "key_changed": "the record would now get another key than the one we wrote",
     "duplicate_key": "another unit of this run has the same target key",
+    "update_failed": "a value of `update:` cannot be made for the row as it is",
+    CHANGED: "what is to be patched was changed since it was read; the next run reads it again",
+    NO_ROW: "there is no such row to patch",
 }
+_FAILING = pa.array([CHANGED])
+"""Reasons that time may mend: the unit is not held, the next run tries again."""
 
 
 def trouble_of(bad: pa.Table, output: OutputShape) -> pa.Table:
@@ -102,14 +122,15 @@ def trouble_of(bad: pa.Table, output: OutputShape) -> pa.Table:
 def hold(
     units: pa.Table, decided: Sequence[tuple[pa.Table, pa.Table]], trouble: pa.Table
 ) -> tuple[pa.Table, list[tuple[pa.Table, pa.Table]]]:
-    """Hold whole units: none of their rows is written in any output."""
+    """Hold whole units (or fail them, where time may mend it): none of their rows is written in any output."""
     first = trouble.group_by("unit", use_threads=False).aggregate([("reason", "first"), ("detail", "first")])
     keys = first["unit"].combine_chunks()
     at = pc.index_in(units["_unit"], keys)
     hit = pc.is_valid(at)
-    units = set_column(units, "status", pc.if_else(hit, str(Status.HELD), units["status"]))
     for name in ("reason", "detail"):
         units = set_column(units, name, pc.if_else(hit, first[f"{name}_first"].combine_chunks().take(at), units[name]))
+    word = pc.if_else(pc.is_in(units["reason"], _FAILING), str(Status.FAILED), str(Status.HELD))
+    units = set_column(units, "status", pc.if_else(hit, word, units["status"]))
     return units, [(rows.filter(pc.invert(pc.is_in(rows["_unit"], keys))), present) for rows, present in decided]
 
 
@@ -130,7 +151,7 @@ def settled(units: pa.Table, outputs: Sequence[pa.Table], prepared: Prepared) ->
     """Every unit's status: done if anything of it is new or changed, else unchanged."""
     if not prepared.known.units.num_rows:
         return set_column(units, "status", pc.coalesce(units["status"], str(Status.DONE)))
-    active = [table.filter(pc.is_in(table["_action"], pa.array(["create", "update"]))) for table in outputs]
+    active = [table.filter(pc.is_in(table["_action"], pa.array(["create", "update", "patch"]))) for table in outputs]
     reused = [
         table.filter(pc.and_(pc.equal(table["_action"], "reuse"), pc.invert(table["_known"]))) for table in outputs
     ]
@@ -141,6 +162,14 @@ def settled(units: pa.Table, outputs: Sequence[pa.Table], prepared: Prepared) ->
     done = pc.or_(pc.is_in(units["_unit"], busy.combine_chunks()), pc.invert(old))
     status = pc.if_else(done, str(Status.DONE), str(Status.UNCHANGED))
     return set_column(units, "status", pc.coalesce(units["status"], status))
+
+
+def first_of_unit(rows: pa.Table) -> pa.Array:
+    """Which rows are the first of their unit, in the table's order."""
+    codes = rows["_unit"].combine_chunks().dictionary_encode().indices.to_numpy()
+    first = np.zeros(rows.num_rows, np.bool_)
+    first[np.unique(codes, return_index=True)[1]] = True
+    return pa.array(first)
 
 
 def in_conflict(rows: pa.Table, hit: pa.Array | pa.ChunkedArray, reason: str) -> pa.Table:

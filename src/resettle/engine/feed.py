@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from resettle.batch import TROUBLE, Batch, Decode, Status
 from resettle.engine import shape as shaping
-from resettle.engine.shape import Resolver, Shaped
+from resettle.engine.settle import known_keys
+from resettle.engine.shape import Resolver, Settle, Shaped
 from resettle.engine.statements import FlowShape
 from resettle.engine.uniques import Hashes, Mask, Uniques, contains
 from resettle.ledger.ledger import Ledger
@@ -33,31 +34,56 @@ REASON = "reason "
 """Before a reason's name, among the counts of what was settled."""
 
 
+Shape = Callable[[pa.Table, Known, Settle], Shaped]
+"""``shape(rows, known, settle)``: see `Feed.shape`."""
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A shaped batch, what the ledger knows of its units, and how many records were settled without a look."""
+    """A batch of records to shape (or shaped already), what the ledger knows of its units, and how many records
+    were settled without a look.
 
-    shaped: Shaped
+    ``rows`` holds at least _unit. A flow whose outputs reuse rows is shaped late: when it is decided.
+    """
+
+    rows: pa.Table
     known: Known
     read: int
+    shape: Shape
+    shaped: Shaped | None = None
     settled: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
-        return int(self.shaped.units.num_rows)
+        return int(self.rows.num_rows)
+
+    @property
+    def units(self) -> pa.Array:
+        return self.rows["_unit"].combine_chunks()
+
+    def shaped_with(self, settle: Settle) -> Shaped:
+        """What the batch should become, given what it may reuse."""
+        return self.shaped or self.shape(self.rows, self.known, settle)
 
     def part(self, start: int, stop: int) -> Prepared:
         """Some of its units, for isolating a refused one; they count as read with the whole."""
-        units = self.shaped.units.slice(start, stop - start)
-        keys = units["_unit"].combine_chunks()
-        outputs = tuple(table.filter(pc.is_in(table["_unit"], keys)) for table in self.shaped.outputs)
-        return Prepared(Shaped(units, outputs), self.known, 0)
+        rows = self.rows.slice(start, stop - start)
+        if self.shaped is None:
+            return Prepared(rows, self.known, 0, self.shape)
+        keys = rows["_unit"].combine_chunks()
+        whole = self.shaped
+        outputs, exploded = (
+            tuple(table.filter(pc.is_in(table["_unit"], keys)) for table in tables)
+            for tables in (whole.outputs, (whole.rows,))
+        )
+        shaped = Shaped(whole.units.slice(start, stop - start), outputs, exploded[0])
+        return Prepared(rows, self.known, 0, self.shape, shaped)
 
     def refusal(self, reason: str, detail: str) -> pa.Table:
         """All its units, refused by the target for this reason."""
         count = len(self)
         return pa.table(
             {
-                "unit": self.shaped.units["_unit"],
+                "unit": self.rows["_unit"],
                 "reason": pa.array([reason] * count, pa.string()),
                 "detail": pa.array([detail] * count, pa.string()),
             }
@@ -74,6 +100,7 @@ class Looked:
 
 
 _NOTHING = pa.table({})
+_NOTHING_TO_DO = pa.table({"_unit": pa.array([], pa.string())})
 
 
 class _Thread(threading.local):
@@ -104,10 +131,16 @@ class Feed:
         only: pa.Array | None = None,
         fresh: bool = False,
         gather: int = 10_000,
+        late: bool = False,
     ) -> None:
         self._shape, self._ledger, self._resolver, self._db = shape, ledger, resolver, connection
+        self._late = late
+        self._shaping = connection.cursor() if late else connection
+        """Late shaping is done in another thread than preparing."""
         self._seed = literal(f"{digest}/{duckdb.__version__}")
         self._started_at, self._where, self._only = started_at, where, only
+        outputs = ledger.outputs(shape.name)
+        self._numbers = [outputs.get(output.name, place) for place, output in enumerate(shape.outputs)]
         self._remembers = ledger.remembers(shape.name)
         trusting = self._remembers and not fresh and only is None
         self._seen = ledger.seen(shape.name) if trusting else _nothing_seen()
@@ -163,7 +196,7 @@ class Feed:
     def prepare(self, looked: Looked) -> Prepared:
         """Shape what was looked at, batch after batch in one thread."""
         if not looked.rows.num_rows:
-            return Prepared(_nothing_shaped(), nothing_known(), looked.read, looked.settled)
+            return Prepared(_NOTHING_TO_DO, nothing_known(), looked.read, self.shape, None, looked.settled)
         rows, repeats = self._drop_repeats(looked.rows)
         settled = looked.settled
         if repeats:
@@ -171,9 +204,15 @@ class Feed:
         known = self._known(rows)
         rows = self._hold_twins(rows, known)
         rows = self._date(rows, known)
-        resolver = replace(self._resolver, minted=_minted(known))
-        shaped = _keep_waived(shaping.run(self._db, self._shape, rows, resolver), known)
-        return Prepared(shaped, known, looked.read, settled)
+        if self._late:
+            return Prepared(rows, known, looked.read, self.shape, None, settled)
+        shaped = self.shape(rows, known, known_keys(self._db, known, self._numbers))
+        return Prepared(rows.select(["_unit"]), known, looked.read, self.shape, shaped, settled)
+
+    def shape(self, rows: pa.Table, known: Known, settle: Settle) -> Shaped:
+        """Shape prepared rows: with what is remembered of their units, and what their outputs may reuse."""
+        resolver = replace(self._resolver, minted=_minted(known, self._numbers), settle=settle)
+        return _keep_waived(shaping.run(self._shaping, self._shape, rows, resolver), known)
 
     def _hash(self, database: duckdb.DuckDBPyConnection, table: pa.Table) -> Hashes:
         columns = ", ".join(quote(name) for name in table.column_names)
@@ -279,11 +318,6 @@ def _nothing_seen() -> Seen:
     return Seen(np.empty(0, np.int64))
 
 
-def _nothing_shaped() -> Shaped:
-    names = ("_unit", "_raw", "status", "reason", "detail", "warnings")
-    return Shaped(pa.table({name: pa.array([], pa.string()) for name in names}), ())
-
-
 def _keep_waived(shaped: Shaped, known: Known) -> Shaped:
     """A waiver outlives a change of the mapping or of the record: somebody said that it stays behind."""
     waived = known.units.filter(pc.equal(known.units["reason"], "waived"))["unit"].combine_chunks()
@@ -294,7 +328,7 @@ def _keep_waived(shaped: Shaped, known: Known) -> Shaped:
     for name, word in (("status", str(Status.SKIPPED)), ("reason", "waived")):
         units = units.set_column(units.column_names.index(name), name, pc.if_else(hit, word, units[name]))
     outputs = (table.filter(pc.invert(pc.is_in(table["_unit"], waived))) for table in shaped.outputs)
-    return Shaped(units, tuple(outputs))
+    return Shaped(units, tuple(outputs), shaped.rows)
 
 
 def _add(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
@@ -315,9 +349,9 @@ def _hold_repeats(rows: pa.Table, other: pa.Array) -> pa.Table:
     return rows.append_column(TROUBLE, text)
 
 
-def _minted(known: Known) -> shaping.Minted:
-    def minted(units: pa.Array, output: int) -> pa.Table:
-        mine = known.rows.filter(pc.equal(known.rows["output"], output))
+def _minted(known: Known, numbers: Sequence[int]) -> shaping.Minted:
+    def minted(units: pa.Array, place: int) -> pa.Table:
+        mine = known.rows.filter(pc.equal(known.rows["output"], numbers[place]))
         return pa.table({"_unit": mine["unit"], "_n": mine["n"], "m": mine["minted"]})
 
     return minted

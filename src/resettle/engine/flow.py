@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +21,11 @@ from resettle.batch import Column, Schema
 from resettle.connector import Source, Target
 from resettle.engine.balance import Counts
 from resettle.engine.compile import Compiler
+from resettle.engine.count import summary_relation
 from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Feed, Prepared
+from resettle.engine.lookups import Lookups
+from resettle.engine.outputs import first_line
 from resettle.engine.shape import Ids, Resolver
 from resettle.engine.statements import FlowShape
 from resettle.errors import ConfigError, MappingError, ResettleError
@@ -30,7 +35,7 @@ from resettle.mapping.functions import connect
 from resettle.mapping.load import Migration
 from resettle.mapping.model import Ref, Value
 from resettle.mapping.sql import Parsed, SqlError, parse_expression
-from resettle.middleware.readahead import Ahead, batches, plainly
+from resettle.middleware.readahead import Ahead, batches
 
 SAMPLE_ROWS = 1000
 
@@ -80,7 +85,7 @@ class Options:
 
 @dataclass(frozen=True)
 class FlowRun:
-    """A flow ready to run."""
+    """A flow ready to run. ``digest`` changes whenever what it makes of a record could change."""
 
     name: str
     shape: FlowShape
@@ -148,9 +153,10 @@ def compile_flow(migration: Migration, name: str, connections: Connections) -> C
     def target_schema(target: str, target_dataset: str) -> Schema:
         return connections.target(target).schema(target_dataset)
 
-    compiler = Compiler(migration, name, database, schema, source_types(source, schema), target_schema)
+    compiler = Compiler(migration, name, database, schema, source_types(source, schema), target_schema, lookups)
     shape = compiler.compile()
     _check_constants(migration, shape, connections)
+    _check_summary(migration, shape, database)
     return Compiled(shape, database, lookups)
 
 
@@ -163,23 +169,31 @@ def open_flow(
     started_at: datetime,
     options: Options,
     compiled: Compiled | None = None,
+    *,
+    late: bool = True,
 ) -> FlowRun:
-    """Everything of a flow, opened, and compiled if it is not yet: then it may raise MappingError."""
+    """Everything of a flow, opened, and compiled if it is not yet: then it may raise MappingError.
+
+    Without ``late`` nothing is reused but what the ledger remembers: for looking again at what was done.
+    """
     shape, database, lookups = compiled or compile_flow(migration, name, connections)
     _check_place(migration, shape, ledger)
     connection_name, _, dataset = migration.file.flows[name].from_.partition(".")
-    digest = migration.flow_digest(name)
+    where = _where(options.where, shape, database)  # before lookups take the place of the compiler's `source`
+    said = lookups.load(shape.lookups)
+    digest = hashlib.sha256(json.dumps([migration.flow_digest(name), dict(said)]).encode()).hexdigest()
     feed = Feed(
         shape,
         ledger,
-        Resolver(_target_keys(migration, ledger, foreseen), options.ids, lookups.load),
+        Resolver(_target_keys(migration, ledger, foreseen), options.ids),
         database,
         digest=digest,
         started_at=started_at,
-        where=_where(options.where, shape, database),
+        where=where,
         only=None if options.only is None else pa.array(options.only.get(name, []), pa.string()),
         fresh=options.fresh,
         gather=max(options.batch_size // 2, 1),
+        late=late and shape.late,
     )
     targets = {output.connection: connections.target(output.connection) for output in shape.outputs}
     return FlowRun(name, shape, digest, connections.source(connection_name), dataset, targets, feed, options)
@@ -197,6 +211,17 @@ def _check_place(migration: Migration, shape: FlowShape, ledger: Ledger) -> None
                 f" now it says {output.place} by ({', '.join(output.key_names)})",
                 hint="give the flow or the output another name: to the ledger it is another one",
             )
+
+
+def _check_summary(migration: Migration, shape: FlowShape, database: duckdb.DuckDBPyConnection) -> None:
+    """Raise MappingError for a figure of `summary:` that names what nobody counts."""
+    relation = summary_relation(shape, Counts(shape.name))
+    for name, text in shape.flow.summary.items():
+        try:
+            database.execute(f"DESCRIBE SELECT CAST(({text}) AS BIGINT) FROM ({relation})")
+        except duckdb.Error as error:
+            place = migration.place("flows", shape.name, "summary", name)
+            raise MappingError(place, f"bad SQL: {first_line(error)}") from None
 
 
 def _check_constants(migration: Migration, shape: FlowShape, connections: Connections) -> None:
@@ -237,53 +262,6 @@ def source_types(source: Source, schema: Schema) -> pa.Schema:
                 decoded: pa.Table = batch.decode(batch.table.slice(0, 1), list(schema.names))
                 return decoded.schema
     return pa.schema([(name, pa.string()) for name in schema.names])
-
-
-class Lookups:
-    """The lookups of one flow: empty tables _lookup_<name>(k, v) at first, filled when a value asks."""
-
-    def __init__(self, database: duckdb.DuckDBPyConnection, migration: Migration, connections: Connections) -> None:
-        self._db, self._migration, self._connections = database, migration, connections
-        self._loaded: set[str] = set()
-        for name in migration.file.lookups:
-            database.execute(f"CREATE TABLE {quote('_lookup_' + name)} (_k VARCHAR, _v VARCHAR)")
-
-    def load(self, name: str) -> None:
-        """Fill a lookup, once. Raises MappingError if a key has two values."""
-        if name in self._loaded:
-            return
-        table = quote(f"_lookup_{name}")
-        for rows in _lookup_rows(self._migration, self._connections, name):
-            self._db.register("_l", rows)
-            self._db.execute(f"INSERT INTO {table} SELECT DISTINCT k, v FROM _l WHERE k IS NOT NULL")
-            self._db.unregister("_l")
-        self._db.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT DISTINCT _k, _v FROM {table}")
-        doubled = self._db.execute(
-            f"SELECT count(*) FROM (SELECT _k FROM {table} GROUP BY _k HAVING count(*) > 1)"
-        ).fetchall()[0][0]
-        if doubled:
-            raise MappingError(
-                self._migration.place("lookups", name), f"lookup `{name}`: {doubled} keys have several values"
-            )
-        self._loaded.add(name)
-
-
-def _lookup_rows(migration: Migration, connections: Connections, name: str) -> Iterator[pa.Table]:
-    lookup = migration.file.lookups[name]
-    if lookup.file:
-        text = pa.csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""])
-        header = pa.csv.read_csv(migration.root / lookup.file).column_names
-        text.column_types = {column: pa.string() for column in header}
-        table = pa.csv.read_csv(migration.root / lookup.file, convert_options=text)
-        for column in (lookup.key, lookup.value):
-            if column not in table.column_names:
-                raise MappingError(migration.place("lookups", name), f"{lookup.file} has no column `{column}`")
-        yield pa.table({"k": table[lookup.key], "v": table[lookup.value]})
-        return
-    connection, _, dataset = (lookup.from_ or "").partition(".")
-    for batch in batches(connections.source(connection), dataset, rows=50_000, workers=1, look=plainly):
-        rows = batch.decode(batch.table, [lookup.key, lookup.value])
-        yield pa.table({"k": rows[lookup.key].cast(pa.string()), "v": rows[lookup.value].cast(pa.string())})
 
 
 def _target_keys(

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from resettle.engine.balance import Counts
-from resettle.engine.count import count_decision, count_prepared
+from resettle.engine.count import count_decision, count_prepared, summarise
 from resettle.engine.decide import Decider
 from resettle.engine.decision import Decision, Foreseen
 from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, selected
@@ -88,8 +88,9 @@ def plan_flow(run: FlowRun, ledger: Ledger, foreseen: Foreseen) -> tuple[Counts,
                 continue
             decision = decider.decide(prepared, optimistic=True, lock=False)
             foreseen.accept(run.name, decision)
-            count_decision(counts, run.shape, decision, show_values=run.options.show_values)
+            count_decision(counts, run.shape, decision, database, show_values=run.options.show_values)
             hashes.append(decision_hashes(database, decision))
+    summarise(counts, run.shape, database)
     run.options.progress(run.name, "done", counts)
     return counts, np.sort(np.concatenate(hashes))
 
@@ -198,6 +199,10 @@ def _counts(flow: Mapping[str, Any]) -> Counts:
         made.add_rows(output, actions)
     made.reasons.update(flow["reasons"])
     made.warnings.update(flow["warnings"])
+    made.exploded = flow.get("exploded", 0)
+    made.left_out.update(flow.get("left_out", {}))
+    made.counted.update(flow.get("counted", {}))
+    made.summary.update(flow.get("summary", {}))
     return made
 
 

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resettle.batch import Column
+from resettle.engine.decision import in_conflict
 from resettle.engine.fingerprint import as_duckdb, fingerprint_sql, fingerprints, key_sql
-from resettle.engine.statements import OutputShape
-from resettle.mapping.functions import query
+from resettle.engine.statements import OutputShape, struct_of
+from resettle.mapping.columns import quote
+from resettle.mapping.functions import query, run_tried
 
 
 def keyed_rows(
@@ -38,6 +40,42 @@ def keyed_rows(
     ]
     ats = pa.chunked_array(left, pa.int64()) if left else pa.chunked_array([[]], pa.int64())
     return keys.append_column("_left", pc.is_in(keys["_at"], ats.combine_chunks()))
+
+
+def with_updates(
+    connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table, present: pa.Table
+) -> pa.Table:
+    """The rows with the values that come with an update: _upd_<column>, null where no row is updated.
+
+    A row whose value cannot be made is in conflict.
+    """
+    if not output.updates:
+        return rows
+    update = pc.equal(rows["_action"], "update")
+    at = pc.if_else(update, rows["_present"], pa.scalar(None, pa.int64())).combine_chunks()
+    there = present.take(at) if present.num_rows else pa.nulls(rows.num_rows)
+    columns = [column for column in output.schema.columns if column.name in present.column_names]
+    connection.register("_r", as_duckdb(rows.select(list(output.names)), output.columns))
+    connection.register("_p", as_duckdb(there, columns) if present.num_rows else pa.table({"nothing": there}))
+    target = struct_of(columns, null=not present.num_rows)
+    # in a struct, because a value that is null is not one that cannot be made
+    tried = ", ".join(
+        f"TRY(struct_pack(v := {parsed.sql})) AS {quote('_upd_' + name)}" for name, parsed in output.updates.items()
+    )
+    try:
+        found = run_tried(
+            connection,
+            f"SELECT {tried} FROM"
+            f" (SELECT r.*, p.target FROM _r r POSITIONAL JOIN (SELECT {target} AS target FROM _p) p)",
+        )
+    finally:
+        connection.unregister("_r")
+        connection.unregister("_p")
+    for name in output.updates:
+        value = found[f"_upd_{name}"]
+        rows = rows.append_column(f"_upd_{name}", pc.struct_field(value, [0]))
+        rows = in_conflict(rows, pc.and_(update, pc.is_null(value)), "update_failed")
+    return rows
 
 
 def _left(

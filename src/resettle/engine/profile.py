@@ -19,7 +19,7 @@ from resettle.middleware.readahead import batches, plainly
 SHOWN = 20
 """Distinct values of a column that are kept, for --show-values."""
 
-_CLASS = r"""CASE WHEN {v} IS NULL THEN 'null' WHEN {v} = '' THEN 'empty'
+CLASS = r"""CASE WHEN {v} IS NULL THEN 'null' WHEN {v} = '' THEN 'empty'
 WHEN regexp_full_match({v}, '\s+') THEN 'blank'
 WHEN regexp_full_match({v}, '[0-9a-fA-F]{{8}}(-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}') THEN 'uuid'
 WHEN regexp_full_match({v}, '[1-9][0-9]{{9}}') THEN 'number like epoch seconds'
@@ -31,6 +31,7 @@ WHEN {v} IN ('true', 'false') THEN 'boolean'
 WHEN regexp_matches({v}, '^\s*[\[{{]') AND json_valid({v}) THEN 'JSON'
 WHEN contains({v}, chr(0)) THEN 'text with U+0000'
 WHEN {v} <> trim({v}) THEN 'text with spaces around' ELSE 'text' END"""
+"""SQL for the class of a text ``{v}``, in the words that people read."""
 
 
 @dataclass
@@ -88,7 +89,7 @@ def _classify(database: duckdb.DuckDBPyConnection, rows: pa.Table, column: Profi
     text = f"CAST({quote(column.name)} AS VARCHAR)"
     classes = query(
         database,
-        f"SELECT {_CLASS.format(v='v')} AS c, count(*) AS n, max(length(v)) AS l FROM (SELECT {text} AS v FROM _rows)"
+        f"SELECT {CLASS.format(v='v')} AS c, count(*) AS n, max(length(v)) AS l FROM (SELECT {text} AS v FROM _rows)"
         " GROUP BY 1",
     )
     for row in classes.to_pylist():

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Action, Status
-from resettle.engine.decision import Decided, Decision
+from resettle.batch import Action, Column, Kind, Status
+from resettle.engine import patch
+from resettle.engine.decision import Decided, Decision, first_of_unit
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb
 from resettle.engine.statements import FlowShape, OutputShape
@@ -31,7 +32,7 @@ _CREATED = pa.schema(
         ("minted", pa.string()),
     ]
 )
-_CHANGED = pa.schema([field for field in _CREATED if field.name not in {"target_key", "reused", "minted"}])
+_CHANGED = pa.schema([field for field in _CREATED if field.name not in {"target_key", "minted"}])
 _UNITS = pa.schema(
     [(n, pa.string()) for n in ("unit", "status", "reason", "detail", "warnings")] + [("raw", pa.int64())]
 )
@@ -62,9 +63,9 @@ def record_of(
         rows = _common(made, shapes[output.name], raws[number])
         created.append(_created(connection, output, made, rows))
         changed.append(_changed(made, rows))
-        updates = made.having(Action.UPDATE)
-        if updates.num_rows:
-            images.append(_images(connection, output, made, updates))
+        overwritten = made.having(Action.PATCH if output.patch else Action.UPDATE)
+        if overwritten.num_rows:
+            images.append(_images(connection, output, made, overwritten))
     return Record(
         _concat(created, _CREATED),
         _concat(changed, _CHANGED),
@@ -95,9 +96,9 @@ def _raw_owners(decision: Decision) -> list[pa.Array]:
     owners = []
     for made in decision.outputs:
         rows = made.rows
-        first = pc.and_(pc.equal(rows["_n"], 0), pc.invert(pc.is_in(rows["_unit"], taken)))
+        first = pc.and_(first_of_unit(rows), pc.invert(pc.is_in(rows["_unit"], taken).combine_chunks()))
         raw = units["_raw"].combine_chunks().take(_positions(rows, units))
-        owners.append(pc.if_else(first.combine_chunks(), raw, pa.scalar(None, pa.int64())))
+        owners.append(pc.if_else(first, raw, pa.scalar(None, pa.int64())))
         taken = pa.concat_arrays([taken, *rows["_unit"].chunks])
     return owners
 
@@ -131,10 +132,9 @@ def _common(made: Decided, shape: int, raw: pa.Array) -> pa.Table:
 
 
 def _created(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided, rows: pa.Table) -> pa.Table:
-    """Rows that the ledger did not know: created, or reused as they were."""
-    action = made.rows["_action"]
-    reused = pc.equal(action, str(Action.REUSE))
-    mine = pc.and_(pc.or_(pc.equal(action, str(Action.CREATE)), reused), pc.invert(made.rows["_known"]))
+    """Rows that the ledger did not know: created, overwritten, patched, or reused as they were."""
+    reused = pc.is_in(made.rows["_action"], pa.array(["reuse", "unchanged"]))
+    mine = pc.invert(made.rows["_known"])
     rows = rows.append_column("reused", reused).append_column("minted", _minted(connection, output, made))
     return rows.filter(mine).select(_CREATED.names).cast(_CREATED)
 
@@ -150,28 +150,45 @@ def _minted(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: De
 
 
 def _changed(made: Decided, rows: pa.Table) -> pa.Table:
-    """Rows that the ledger knows: updated, or unchanged from another record or mapping than before."""
-    known = pc.and_(made.rows["_known"], pc.is_in(made.rows["_action"], pa.array(["update", "unchanged"])))
-    return rows.filter(known).select(_CHANGED.names).cast(_CHANGED)
+    """Rows that the ledger knows: written again, left to their owners, or unchanged from another record than before.
+
+    ``reused``: true for those left to their owners, false for those written, null for what it was.
+    """
+    action = made.rows["_action"]
+    ours = pc.if_else(pc.is_in(action, pa.array(["update", "patch"])), False, pa.scalar(None, pa.bool_()))
+    rows = rows.append_column("reused", pc.if_else(pc.equal(action, str(Action.REUSE)), True, ours))
+    return rows.filter(made.rows["_known"]).select(_CHANGED.names).cast(_CHANGED)
 
 
-def _images(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided, updates: pa.Table) -> pa.Table:
-    """What stood in the columns that an update overwrites, as JSON, for rollback."""
-    connection.register("_p", as_duckdb(made.present, output.columns))
-    connection.register("_u", updates.select(["_unit", "_n", "_key"]))
-    fields = ", ".join(
-        f"{literal(c.name)}, " + (f"hex(p.{quote(c.name)})" if c.kind == "binary" else f"p.{quote(c.name)}")
-        for c in output.columns
-    )
-    found = query(
-        connection,
-        f"SELECT u._unit AS unit, u._n AS n, u._key AS target_key, CAST(json_object({fields}) AS VARCHAR) AS image"
-        " FROM _u u JOIN _p p ON p._key = u._key",
-    )
-    connection.unregister("_p")
-    connection.unregister("_u")
+def _images(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided, rows: pa.Table) -> pa.Table:
+    """What stood in the columns (or places of documents) that are overwritten, as JSON of texts, for rollback."""
+    if output.patch:
+        texts = pa.array(patch.images(output, rows, made.present), pa.string())
+        found = pa.table({"unit": rows["_unit"], "n": rows["_n"], "target_key": rows["_key"], "image": texts})
+    else:
+        names = [*output.names, *output.updates]
+        columns = [column for name in names if (column := output.schema.column(name))]
+        connection.register("_p", as_duckdb(made.present, columns))
+        connection.register("_u", rows.select(["_unit", "_n", "_key"]))
+        found = query(
+            connection,
+            f"SELECT u._unit AS unit, u._n AS n, u._key AS target_key, {image_sql(columns, 'p')} AS image"
+            " FROM _u u JOIN _p p ON p._key = u._key",
+        )
+        connection.unregister("_p")
+        connection.unregister("_u")
     found = found.append_column("output", pa.repeat(pa.scalar(made.number, pa.int16()), found.num_rows))
     return found.select(_IMAGES.names).cast(_IMAGES)
+
+
+def image_sql(columns: Sequence[Column], alias: str) -> str:
+    """SQL for a JSON object of columns as text: exact, whatever JSON makes of numbers."""
+    texts = (
+        f"hex({alias}.{quote(c.name)})" if c.kind is Kind.BINARY else f"CAST({alias}.{quote(c.name)} AS VARCHAR)"
+        for c in columns
+    )
+    fields = ", ".join(f"{literal(c.name)}, {text}" for c, text in zip(columns, texts, strict=True))
+    return f"CAST(json_object({fields}) AS VARCHAR)"
 
 
 def _all_plainly_done(decision: Decision, prepared: Prepared) -> bool:

@@ -13,8 +13,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import TROUBLE, Column, Kind
+from resettle.batch import TROUBLE, Kind
 from resettle.engine.fingerprint import as_duckdb, as_wire
+from resettle.engine.problems import failed, hold, problems_of
 from resettle.engine.statements import FlowShape, OutputShape, struct_sql
 from resettle.engine.uuids import from_text
 from resettle.errors import ConfigError
@@ -24,7 +25,7 @@ from resettle.mapping.functions import query, run_tried
 Ids = Callable[[int], pa.Array]
 """``ids(n)``: n fresh uuids as 16-byte values."""
 Minted = Callable[[pa.Array, int], pa.Table]
-"""``minted(units, output)``: _unit, _n, m (JSON object of column to value) of rows made earlier."""
+"""``minted(units, place)``: _unit, _n, m (JSON object of column to value) of rows made earlier."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,12 @@ class Shaped:
 
     units:   _unit, _raw, status (null where it goes on), reason, detail, warnings; one row per source record
     outputs: per output: _unit, _n, its columns, _key, _fp (16 bytes), `_alt_*`; held units have no rows
+    rows:    of a flow with `rows:`: _unit, skip (the `skip_rows:` rule that leaves the row out, or null)
     """
 
     units: pa.Table
     outputs: tuple[pa.Table, ...]
+    rows: pa.Table
 
 
 def _none_minted(units: pa.Array, output: int) -> pa.Table:
@@ -45,26 +48,31 @@ def _none_minted(units: pa.Array, output: int) -> pa.Table:
     )
 
 
+NO_ROWS = pa.table({"_unit": pa.array([], pa.string()), "skip": pa.array([], pa.string())})
+
+Settle = Callable[[int, OutputShape, pa.Table], tuple[pa.Table, pa.Table | None]]
+"""``settle(place, output, rows)``: the rows of a `match:` output under the keys of the rows that they reuse, and
+problems (unit, reason, detail) of those that must not be reused."""
+
+
+def _settled(place: int, output: OutputShape, rows: pa.Table) -> tuple[pa.Table, None]:
+    return rows, None
+
+
 @dataclass(frozen=True)
 class Resolver:
-    """What shaping needs from the ledger and the run: the id map, ids for minting, lookups' rows."""
+    """What shaping needs from the ledger and the run: the id map, ids for minting, what `match:` outputs reuse."""
 
     target_keys: Callable[[str, str | None, pa.Array], pa.Table]
     ids: Ids
-    load_lookup: Callable[[str], None]
     minted: Minted = _none_minted
+    settle: Settle = _settled
 
 
 def unit_keys(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table) -> pa.Array:
     """The unit key of each source row; null where it has none."""
-    connection.register("source", rows)
-    try:
-        found = query(connection, f"SELECT {shape.unit_sql} AS u FROM source")
-    except duckdb.Error:
-        found = run_tried(connection, f"SELECT TRY({shape.unit_sql}) AS u FROM source")
-    finally:
-        connection.unregister("source")
-    return found["u"].combine_chunks()
+    plain, tried = (f"SELECT {sql} AS u FROM source" for sql in (shape.unit_sql, f"TRY({shape.unit_sql})"))
+    return _tried(connection, "source", rows, plain, tried)["u"].combine_chunks()
 
 
 def run(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table, resolver: Resolver) -> Shaped:
@@ -78,8 +86,11 @@ def run(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table,
     source = rows.filter(going).drop_columns([n for n in (TROUBLE,) if n in rows.column_names])
     outputs: list[pa.Table] = []
     problems: list[pa.Table] = []
+    exploded = NO_ROWS
     if shape.rows_sql:
         source, problem = _explode(connection, shape.rows_sql, source)
+        problems += problem
+        source, exploded, problem = _leave_out(connection, shape, source)
         problems += problem
     elif "_n" not in source.column_names:
         source = source.append_column("_n", pa.repeat(pa.scalar(0, pa.int64()), source.num_rows))
@@ -90,16 +101,40 @@ def run(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table,
             own, problem = _explode(connection, output.rows_sql, source)
             problems += problem
         shaped, bad = _output(connection, output, number, own, shape.outputs[:number], outputs, resolver)
-        problems += [bad] if bad is not None else []
-        outputs.append(shaped.drop_columns(["_problem"]))
+        problems += bad
+        outputs.append(as_wire(shaped, output.written))
     if problems:
-        units, outputs = _hold(units, outputs, pa.concat_tables(problems))
-    if shape.rows_sql or any(output.rows_sql for output in shape.outputs):
-        units = _skip_rowless(units, outputs)
-    return Shaped(units, tuple(as_wire(t, o.columns) for t, o in zip(outputs, shape.outputs, strict=True)))
+        units, outputs = hold(units, outputs, pa.concat_tables(problems))
+    if any(output.rows_sql or output.statements.when for output in shape.outputs) or shape.rows_sql:
+        units = _skip_rowless(units, outputs, exploded)
+    return Shaped(units, tuple(outputs), exploded)
 
 
-def _skip_rowless(units: pa.Table, outputs: Sequence[pa.Table]) -> pa.Table:
+def _leave_out(
+    connection: duckdb.DuckDBPyConnection, shape: FlowShape, source: pa.Table
+) -> tuple[pa.Table, pa.Table, list[pa.Table]]:
+    """The rows that no `skip_rows:` rule leaves out, all of them with their rule, and problems of the rules."""
+    if not shape.row_rules_sql:
+        return source, source.select(["_unit"]).append_column("skip", pa.nulls(source.num_rows, pa.string())), []
+    found = _tried(connection, "source", source, shape.row_rules_sql, shape.row_rules_try_sql or "")
+    exploded = pa.table({"_unit": source["_unit"], "skip": found["skip"]})
+    bad = source.filter(pc.is_valid(found["bad"]))
+    problems = [failed(bad, "skip_rows")] if bad.num_rows else []
+    return source.filter(pc.is_null(found["skip"])), exploded, problems
+
+
+def _tried(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table, sql: str, tried: str) -> pa.Table:
+    """The answer of a statement over ``rows``, or of its tried form where it fails on one of them."""
+    connection.register(name, rows)
+    try:
+        return query(connection, sql)
+    except duckdb.Error:
+        return run_tried(connection, tried)
+    finally:
+        connection.unregister(name)
+
+
+def _skip_rowless(units: pa.Table, outputs: Sequence[pa.Table], exploded: pa.Table) -> pa.Table:
     """A record that a `rows:` query leaves out is skipped, visibly; a row must belong to a record."""
     rows = pa.chunked_array([chunk for table in outputs for chunk in table["_unit"].chunks], pa.string())
     strange = pc.invert(pc.is_in(rows, units["_unit"].combine_chunks()))
@@ -107,7 +142,9 @@ def _skip_rowless(units: pa.Table, outputs: Sequence[pa.Table]) -> pa.Table:
         raise ConfigError("a `rows:` query gives rows whose _unit is no source record", hint="pass _unit on as it is")
     going = pc.is_null(units["status"]).combine_chunks()
     rowless = pc.and_(going, pc.invert(pc.is_in(units["_unit"], rows.combine_chunks())).combine_chunks())
-    for name, word in (("status", "skipped"), ("reason", "no_rows")):
+    had_rows = pc.is_in(units["_unit"], exploded["_unit"].combine_chunks())
+    why = pc.if_else(had_rows, "rows_skipped", "no_rows").combine_chunks()
+    for name, word in (("status", "skipped"), ("reason", why)):
         changed = pc.if_else(rowless, word, units[name].combine_chunks())
         units = units.set_column(units.column_names.index(name), name, changed)
     return units
@@ -118,13 +155,7 @@ def _rules(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Tab
     none = pa.nulls(count, pa.string())
     status, reason, detail, warnings = none, none, none, none
     if shape.rules_sql:
-        connection.register("source", rows)
-        try:
-            found = query(connection, shape.rules_sql)
-        except duckdb.Error:
-            found = run_tried(connection, shape.rules_try_sql or "")
-        finally:
-            connection.unregister("source")
+        found = _tried(connection, "source", rows, shape.rules_sql, shape.rules_try_sql or "")
         skip, hold, bad = (found[name].combine_chunks() for name in ("skip", "hold", "bad"))
         held = pc.or_(pc.is_valid(hold), pc.is_valid(bad))
         status = pc.if_else(pc.is_valid(skip), "skipped", pc.if_else(held, "held", none))
@@ -191,16 +222,20 @@ def _output(
     earlier: Sequence[OutputShape],
     done: Sequence[pa.Table],
     resolver: Resolver,
-) -> tuple[pa.Table, pa.Table | None]:
+) -> tuple[pa.Table, list[pa.Table]]:
+    """The rows of one output, and the problems (unit, reason, detail) of those that it cannot have."""
     names = ["base"]
-    base = _beside(connection, source, earlier, done)
+    base = _beside(connection, source, output, earlier, done)
+    problems: list[pa.Table] = []
+    if output.statements.when:
+        kept = _tried(connection, "base", base, output.statements.when, output.statements.when_tried or "")
+        if pc.any(kept["_bad"]).as_py():
+            problems.append(failed(base.filter(kept["_bad"]), "when"))
+        base = base.filter(kept["_keep"])
     if output.minted:
         base = _mint(connection, output, number, base, resolver)
     connection.register("base", base)
     try:
-        for lookup, on in output.lookups:
-            if run_tried(connection, f"SELECT 1 FROM base AS source WHERE TRY({on}) IS NOT NULL LIMIT 1").num_rows:
-                resolver.load_lookup(lookup)
         for index, (flow, ref_output, on) in enumerate(output.refs):
             asked = run_tried(connection, f"SELECT DISTINCT TRY({on}) AS u FROM base AS source")["u"]
             found = resolver.target_keys(flow, ref_output, asked.combine_chunks().drop_null())
@@ -208,22 +243,28 @@ def _output(
             connection.register(f"_ref{index}", found.rename_columns(["_unit_of", "_target_key"]))
             names.append(f"_ref{index}")
         try:
-            shaped = _with_uuids(connection, output) or query(connection, output.sql)
+            shaped = _with_uuids(connection, output) or query(connection, output.statements.sql)
         except duckdb.Error:
-            shaped = run_tried(connection, output.try_sql)
-        bad = shaped.filter(pc.is_valid(shaped["_problem"]))
-        return shaped, _problems(connection, output, bad) if bad.num_rows else None
+            shaped = run_tried(connection, output.statements.tried)
+        fine = pc.is_null(shaped["_problem"])
+        if not pc.all(fine).as_py():
+            problems.append(problems_of(connection, output, shaped.filter(pc.invert(fine))))
     finally:
         for name in names:
             connection.unregister(name)
+    shaped = shaped.drop_columns(["_problem"])
+    if output.settles:
+        shaped, refused = resolver.settle(number, output, as_wire(shaped.filter(fine), output.written))
+        problems += [refused] if refused is not None else []
+    return shaped, problems
 
 
 def _with_uuids(connection: duckdb.DuckDBPyConnection, output: OutputShape) -> pa.Table | None:
     """The output with its uuids turned from text in one go; None where one of them needs DuckDB's cast."""
-    if output.fast_sql is None:
+    if output.statements.fast is None:
         return None
-    shaped = query(connection, output.fast_sql)
-    for column in output.columns:
+    shaped = query(connection, output.statements.fast)
+    for column in output.written:
         if column.kind is Kind.UUID and pa.types.is_string(shaped[column.name].type):
             values = from_text(shaped[column.name])
             if values is None:
@@ -235,23 +276,28 @@ def _with_uuids(connection: duckdb.DuckDBPyConnection, output: OutputShape) -> p
 def _beside(
     connection: duckdb.DuckDBPyConnection,
     source: pa.Table,
+    output: OutputShape,
     earlier: Sequence[OutputShape],
     done: Sequence[pa.Table],
 ) -> pa.Table:
-    """Source rows with each earlier output's row of the same unit (same ordinal, else its first) as a struct."""
+    """Source rows with each earlier output's row of the same ordinal in the same unit as a struct.
+
+    Where one of the two has rows of its own, so that ordinals mean little, the first row stands in for none.
+    """
     if not earlier:
         return source
     joins, columns, names = [], [], ["_s"]
     connection.register("_s", source)
-    for index, (output, table) in enumerate(zip(earlier, done, strict=True)):
-        connection.register(f"_o{index}", as_duckdb(table, output.columns))
+    for index, (other, table) in enumerate(zip(earlier, done, strict=True)):
+        connection.register(f"_o{index}", as_duckdb(table, other.written))
         names.append(f"_o{index}")
-        struct = f"SELECT _unit, _n, {struct_sql(output)} AS v FROM _o{index}"
-        joins.append(
-            f"LEFT JOIN ({struct}) e{index} ON e{index}._unit = _s._unit AND e{index}._n = _s._n"
-            f" LEFT JOIN ({struct}) f{index} ON f{index}._unit = _s._unit AND f{index}._n = 0"
-        )
-        columns.append(f"coalesce(e{index}.v, f{index}.v) AS {quote(output.name)}")
+        struct = f"SELECT _unit, _n, {struct_sql(other)} AS v FROM _o{index}"
+        joins.append(f"LEFT JOIN ({struct}) e{index} ON e{index}._unit = _s._unit AND e{index}._n = _s._n")
+        value = f"e{index}.v"
+        if output.rows_sql or other.rows_sql:
+            joins.append(f"LEFT JOIN ({struct}) f{index} ON f{index}._unit = _s._unit AND f{index}._n = 0")
+            value = f"coalesce(e{index}.v, f{index}.v)"
+        columns.append(f"{value} AS {quote(other.name)}")
     try:
         found: pa.Table = query(connection, f"SELECT _s.*, {', '.join(columns)} FROM _s {' '.join(joins)}")
     finally:
@@ -285,73 +331,3 @@ def _mint(
             connection.unregister("_b")
             connection.unregister("_m")
     return base
-
-
-def _problems(connection: duckdb.DuckDBPyConnection, output: OutputShape, bad: pa.Table) -> pa.Table:
-    """unit, reason, detail of rows that cannot be written; the detail names column and class, never the value."""
-    kinds = {column.name: column for column in output.columns}
-    connection.register("_bad", bad.select(["_unit", "_n", "_problem"]))
-    arms = " ".join(
-        f"WHEN {literal('cast|' + name)} THEN {_value_class(f'TRY(CAST(({sql}) AS VARCHAR))')}"
-        for name, sql in output.plain.items()
-    )
-    classes = f"CASE _problem {arms} END" if arms else "CAST(NULL AS VARCHAR)"
-    try:
-        rows = run_tried(
-            connection,
-            f"SELECT source._unit AS unit, _problem, {classes} AS class FROM _bad JOIN base AS source"
-            " ON source._unit = _bad._unit AND source._n = _bad._n",
-        )
-    finally:
-        connection.unregister("_bad")
-    split = [problem.partition("|") for problem in rows["_problem"].to_pylist()]
-    details = [
-        f"{output.dataset}.{_explain(reason, kinds[name], value_class)}"
-        for (reason, _, name), value_class in zip(split, rows["class"].to_pylist(), strict=True)
-    ]
-    return pa.table(
-        {
-            "unit": rows["unit"],
-            "reason": pa.array([reason for reason, _, _ in split], pa.string()),
-            "detail": pa.array(details, pa.string()),
-        }
-    )
-
-
-def _value_class(text: str) -> str:
-    """SQL for what kind of value a text is, without saying which."""
-    return (
-        f"CASE WHEN {text} IS NULL THEN 'a value that its expression refuses' WHEN {text} = '' THEN 'empty text'"
-        f" WHEN regexp_full_match({text}, '[+-]?[0-9.eE+-]+') THEN 'a number of ' || length({text}) || ' characters'"
-        f" ELSE 'a text of ' || length({text}) || ' characters' END"
-    )
-
-
-def _explain(reason: str, column: Column, value_class: str | None) -> str:
-    native = column.native or column.kind
-    return {
-        "cast": f"{column.name}: {value_class or 'the value'} does not become {native}",
-        "null": f"{column.name}: NOT NULL, and there is no value",
-        "no_key": f"{column.name}: part of the key, and there is no value",
-        "unstorable": f"{column.name}: holds the character U+0000, which {native} cannot store",
-        "too_long": f"{column.name}: longer than {native} allows",
-        "lookup_missing": f"{column.name}: the value is not in the lookup, or what it gives does not become {native}",
-        "reference_missing": f"{column.name}: the unit it points at was not migrated",
-        "choice": f"{column.name}: not one of {', '.join(column.choices or ())}",
-    }[reason]
-
-
-def _hold(units: pa.Table, outputs: Sequence[pa.Table], problems: pa.Table) -> tuple[pa.Table, list[pa.Table]]:
-    """Hold every unit that has a problem (its first) and drop its rows from every output."""
-    first = problems.group_by("unit", use_threads=False).aggregate([("reason", "first"), ("detail", "first")])
-    at = pc.index_in(units["_unit"], first["unit"].combine_chunks())
-    hit = pc.is_valid(at)
-    changed = {
-        "status": pc.if_else(hit, "held", units["status"]),
-        "reason": pc.if_else(hit, first["reason_first"].combine_chunks().take(at), units["reason"]),
-        "detail": pc.if_else(hit, first["detail_first"].combine_chunks().take(at), units["detail"]),
-    }
-    for name, column in changed.items():
-        units = units.set_column(units.column_names.index(name), name, column)
-    keep = first["unit"].combine_chunks()
-    return units, [table.filter(pc.invert(pc.is_in(table["_unit"], keep))) for table in outputs]

@@ -7,7 +7,6 @@ row-level-security probes.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,20 +20,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resettle.batch import Column, Kind
-from resettle.connector import Target
+from resettle.engine import patch as patching
 from resettle.engine.alternate import rekeyed
+from resettle.engine.assertions import assertions, orphans, probes
 from resettle.engine.count import show
 from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprints, key_sql
 from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, selected
+from resettle.engine.shape import Shaped
 from resettle.engine.statements import OutputShape
-from resettle.errors import AccessError, ResettleError
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.columns import canonical, literal, quote
 from resettle.mapping.functions import connect, query
 from resettle.mapping.load import Migration
-from resettle.mapping.model import Assertion, Probe
 
 KEPT = 100
 """Findings of one kind that are listed; all are counted."""
@@ -143,15 +142,18 @@ def verify(
     )
     spots = migration.file.verify.spot_checks
     for name in selected(migration, options):
-        run = open_flow(migration, name, connections, ledger, foreseen, now, everything)
+        run = open_flow(migration, name, connections, ledger, foreseen, now, everything, late=False)
         checker = _FlowChecker(run, ledger, verified, sample=sample, spots=spots, seed=seed)
         checker.run_all(whole=options.where is None and options.limit is None)
-    _orphans(migration, connections, options, verified)
-    _assertions(migration, connections, verified)
-    for name, passed, detail in probe_all(migration, connections):
-        verified.checks.append((f"probe {name}", passed, detail))
-        if not passed:
-            verified.add(Finding("", "probe", f"{name}: {detail}"))
+    for said in (
+        orphans(migration, connections, selected(migration, options)),
+        assertions(migration, connections),
+        probes(migration, connections),
+    ):
+        for one in said:
+            verified.checks.append((one.name, one.passed, one.detail))
+            if not one.passed:
+                verified.add(Finding(one.flow, one.kind, one.finding), one.count)
     return verified
 
 
@@ -189,18 +191,19 @@ class _FlowChecker:
 
     def _batch(self, prepared: Prepared) -> None:
         self._checked.read += prepared.read
-        if not len(prepared):
+        shaped = prepared.shaped
+        if shaped is None or not len(prepared):
             return
-        units = self._expected(prepared)
-        for number, output, wanted in zip(self._numbers, self._run.shape.outputs, prepared.shaped.outputs, strict=True):
+        units = self._expected(prepared, shaped)
+        for number, output, wanted in zip(self._numbers, self._run.shape.outputs, shaped.outputs, strict=True):
             known = prepared.known.rows
             known = known.filter(pc.equal(known["output"], number))
             rows = rekeyed(self._db, output, wanted.filter(pc.is_in(wanted["_unit"], units)), known)
             self._rows(output, rows, known)
 
-    def _expected(self, prepared: Prepared) -> pa.Array:
+    def _expected(self, prepared: Prepared, shaped: Shaped) -> pa.Array:
         """The units whose rows must be in the target: what the rules and the ledger neither hold nor skip."""
-        units = prepared.shaped.units
+        units = shaped.units
         known = prepared.known
         status = pc.index_in(units["_unit"], known.units["unit"].combine_chunks())
         remembered = known.units["status"].combine_chunks().take(status)
@@ -240,6 +243,9 @@ class _FlowChecker:
             checked.documents += cells if column.kind is Kind.JSON else 0
         if not rows.num_rows:
             return
+        if output.patch:
+            self._patches(output, rows)
+            return
         target = self._run.targets[output.connection]
         present = as_wire(
             target.fetch(output.dataset, rows.select(list(output.key_names)), output.names), output.columns
@@ -250,12 +256,37 @@ class _FlowChecker:
             self._verified.add(Finding(self._run.name, "missing", f"{output.dataset}: the row is not there", unit, key))
         there = rows.filter(pc.is_valid(at))
         found = present.take(pc.drop_null(at))
-        if output.match:  # a row that was there before us is its owner's
-            reused = known.filter(pc.equal(known["reused"], 1))["unit"].combine_chunks()
-            ours = pc.invert(pc.is_in(there["_unit"], reused))
-            there, found = there.filter(ours), found.filter(ours)
-        self._differences(output, there, found)
+        theirs, same = self._remembered(there, known)
+        if output.match or self._run.shape.flow.on_conflict == "target":
+            there, found, same = (part.filter(pc.invert(theirs)) for part in (there, found, same))
+        self._differences(output, there, found, same)
         self._spot(output, there, found)
+
+    def _remembered(self, rows: pa.Table, known: pa.Table) -> tuple[pa.Array, pa.Array]:
+        """Which rows are their owners' (they were there before us, or left to them), and which are wanted as we
+        wrote them: if these differ, somebody changed them since."""
+        self._db.register("_w", rows.select(["_unit", "_n", "_fp"]).append_column("at", pa.array(range(rows.num_rows))))
+        self._db.register("_k", known)
+        found = query(
+            self._db,
+            "SELECT coalesce(k.reused = 1, false) AS theirs, coalesce(k.fp = w._fp, false) AS same FROM _w w"
+            " LEFT JOIN _k k ON k.unit = w._unit AND k.n = w._n ORDER BY w.at",
+        )
+        self._db.unregister("_w")
+        self._db.unregister("_k")
+        return found["theirs"].combine_chunks(), found["same"].combine_chunks()
+
+    def _patches(self, output: OutputShape, rows: pa.Table) -> None:
+        """Every place that was patched holds what it should."""
+        columns = [c for name in (*output.names, *output.edits) if (c := output.schema.column(name))]
+        keys = as_wire(rows.select(list(output.key_names)).group_by(list(output.key_names)).aggregate([]), output.key)
+        there = self._run.targets[output.connection].fetch(output.dataset, keys, [column.name for column in columns])
+        present = self._keyed(output, as_wire(there, columns))
+        actions, _ = patching.states(self._db, output, rows, present)
+        wrong = rows.filter(pc.not_equal(actions, "unchanged"))
+        for unit, key in _pairs(wrong):
+            detail = f"{output.dataset}: {', '.join((*output.names[len(output.key) :], *output.edits))}"
+            self._verified.add(Finding(self._run.name, "differs", f"{detail}: the patch is not there", unit, key))
 
     def _keyed(self, output: OutputShape, present: pa.Table) -> pa.Table:
         self._db.register("_p", as_duckdb(present, output.columns))
@@ -263,7 +294,7 @@ class _FlowChecker:
         self._db.unregister("_p")
         return present.append_column("_key", keys)
 
-    def _differences(self, output: OutputShape, wanted: pa.Table, found: pa.Table) -> None:
+    def _differences(self, output: OutputShape, wanted: pa.Table, found: pa.Table, same: pa.Array) -> None:
         mine = wanted["_fp"].cast(pa.binary()).combine_chunks()
         theirs = fingerprints(self._db, found, output.columns).cast(pa.binary())
         differ = pc.fill_null(pc.not_equal(mine, theirs), True)
@@ -271,8 +302,11 @@ class _FlowChecker:
             return
         wanted, found = wanted.filter(differ), found.filter(differ)
         columns = differing(self._db, output.columns, wanted, found)
-        for (unit, key), names in zip(_pairs(wanted), columns, strict=True):
-            self._verified.add(Finding(self._run.name, "differs", f"{output.dataset}: {', '.join(names)}", unit, key))
+        drifted = same.filter(differ).to_pylist()
+        for (unit, key), names, drift in zip(_pairs(wanted), columns, drifted, strict=True):
+            since = " (changed in the target since we wrote it)" if drift else ""
+            detail = f"{output.dataset}: {', '.join(names)}{since}"
+            self._verified.add(Finding(self._run.name, "differs", detail, unit, key))
 
     def _spot(self, output: OutputShape, wanted: pa.Table, found: pa.Table) -> None:
         """Choose records to show: each batch may replace earlier choices, so that the whole flow has its chance."""
@@ -334,65 +368,3 @@ def differing(
 
 def _pairs(rows: pa.Table) -> Iterator[tuple[str, str]]:
     return zip(rows["_unit"].to_pylist(), rows["_key"].to_pylist(), strict=True)
-
-
-def _orphans(migration: Migration, connections: Connections, options: Options, verified: Verified) -> None:
-    seen: set[str] = set()
-    for name in selected(migration, options):
-        for output in migration.file.flows[name].all_outputs.values():
-            if output.into in seen:
-                continue
-            seen.add(output.into)
-            connection, _, dataset = output.into.partition(".")
-            for row in connections.target(connection).orphans(dataset).to_pylist():
-                passed = row["count"] == 0
-                verified.checks.append((f"{dataset}: {row['constraint']}", passed, f"{row['count']} orphans"))
-                if not passed:
-                    detail = f"{dataset}: {row['count']} rows point nowhere ({row['constraint']})"
-                    verified.add(Finding(name, "orphan", detail), row["count"])
-
-
-def _assertions(migration: Migration, connections: Connections, verified: Verified) -> None:
-    for name, assertion in migration.file.verify.assertions.items():
-        passed, detail = _answer(_on(migration, connections, assertion), assertion)
-        verified.checks.append((f"assertion {name}", passed, detail))
-        if not passed:
-            verified.add(Finding("", "assertion", f"{name}: {detail}"))
-
-
-def _on(migration: Migration, connections: Connections, check: Assertion | Probe) -> Target:
-    if check.on:
-        return connections.target(check.on)
-    first = next(iter(migration.file.flows.values()))
-    return connections.target(next(iter(first.all_outputs.values())).into.partition(".")[0])
-
-
-def _answer(target: Target, assertion: Assertion) -> tuple[bool, str]:
-    value = _first(target.ask(assertion.sql))
-    return _same(value, assertion.expect), f"expected {assertion.expect}, got {value}"
-
-
-def probe_all(migration: Migration, connections: Connections) -> Iterator[tuple[str, bool, str]]:
-    """Every row-level-security probe: name, whether it answered as expected, and what it answered."""
-    for name, probe in migration.file.verify.probes.items():
-        target = _on(migration, connections, probe)
-        claims = json.dumps(probe.claims) if probe.claims else None
-        expect = probe.expect
-        if probe.same_as:
-            expect = _first(target.ask(probe.same_as))
-        value: Any
-        try:
-            value = _first(target.ask(probe.sql, role=probe.role, claims=claims))
-        except AccessError:
-            value = "denied"
-        except ResettleError as error:
-            value = f"error: {error}"
-        yield name, _same(value, expect), f"as {probe.role}: expected {expect}, got {value}"
-
-
-def _first(rows: list[tuple[Any, ...]]) -> Any:
-    return rows[0][0] if rows else None
-
-
-def _same(value: Any, expect: Any) -> bool:
-    return bool(value == expect) or str(value) == str(expect)

@@ -20,15 +20,17 @@ import pyarrow as pa
 
 from resettle.batch import Status
 from resettle.connector import Sql
-from resettle.errors import FenceError, LedgerError, LedgerVersionError, LockedError
-from resettle.ledger import postgres, sqlite
+from resettle.errors import FenceError, LedgerError, LedgerVersionError, LockedError, RejectedError
+from resettle.ledger import d1, postgres, sqlite
 from resettle.ledger.listing import Listing
 from resettle.ledger.owner import STALE_AFTER, is_dead, me
 from resettle.ledger.records import ROWS, UNITS, Hashes, Known, Record, Run, Seen, nothing_known
 
 VERSION = 1
 
-_STORES: Mapping[str, ModuleType] = {"postgres": postgres, "sqlite": sqlite}
+_STORES: Mapping[str, ModuleType] = {"postgres": postgres, "sqlite": sqlite, "d1": d1}
+_COMPLETED = ("done", "held")
+"""How a run ends that came to its end."""
 
 
 class Ledger(Listing):
@@ -45,7 +47,12 @@ class Ledger(Listing):
     # -- the store itself ---------------------------------------------------------------------------
 
     def _look(self) -> bool:
-        if not self._sql.execute(self._store.EXISTS.format(p=self._p))[0][0]:
+        if not self._has("meta"):
+            if self._has("runs"):
+                raise LedgerError(
+                    f"`{self._p}runs` is somebody else's table: there is no `{self._p}meta` beside it",
+                    hint="choose another `ledger: schema:`",
+                )
             return False
         found = self._sql.execute(f"SELECT value FROM {self._p}meta WHERE key = 'version'")
         if found and int(found[0][0]) > VERSION:
@@ -59,6 +66,9 @@ class Ledger(Listing):
         self._flows = {str(name): int(flow) for name, flow in rows}
         return bool(found)
 
+    def _has(self, table: str) -> bool:
+        return bool(self._sql.execute(self._store.EXISTS.format(p=self._p, table=table))[0][0])
+
     def lives_in(self, sql: Sql) -> bool:
         """Whether this is the ledger's store, so that one transaction covers data and memory."""
         return sql is self._sql
@@ -69,11 +79,20 @@ class Ledger(Listing):
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """A transaction in which nobody else numbers flows or runs, not even where nothing is there yet."""
-        with self._sql.transaction():
-            if self._store.ALONE:
-                self._sql.execute(self._store.ALONE.format(schema=self.schema))
-            yield
+        """A transaction in which nobody else numbers flows or runs, not even where nothing is there yet.
+
+        A store that cannot keep others out refuses the second one's number. Raises LockedError then.
+        """
+        try:
+            with self._sql.transaction():
+                if self._store.ALONE:
+                    self._sql.execute(self._store.ALONE.format(schema=self.schema))
+                yield
+        except RejectedError as error:
+            if error.reason != "unique":
+                raise
+            message = f"another run took a number in the ledger `{self.schema}` at the same moment"
+            raise LockedError(message, hint="try again") from error
 
     def prepare(self, flows: Mapping[str, Sequence[str]]) -> None:
         """Make the tables where they are missing, and number this migration's flows and outputs."""
@@ -81,25 +100,26 @@ class Ledger(Listing):
             for statement in self._store.TABLES.format(p=self._p, schema=self.schema).split(";\n"):
                 self._sql.execute(statement)
             self._sql.execute(f"INSERT INTO {self._p}meta VALUES ('version', '{VERSION}') ON CONFLICT (key) DO NOTHING")
+        with self._alone():  # a store may not see what its own transaction made
+            known = self._sql.execute(f"SELECT flow, migration, environment, name, outputs FROM {self._p}flows")
+            mine = {row[3]: (int(row[0]), json.loads(row[4])) for row in known if row[1:3] == self._mine}
+            free = max((int(row[0]) for row in known), default=0)
             for name, outputs in flows.items():
-                self._number_flow(name, outputs)
+                if name not in mine:
+                    free += 1
+                self._number_flow(name, outputs, *mine.get(name, (free, None)))
         self.exists = True
 
-    def _number_flow(self, name: str, outputs: Sequence[str]) -> None:
-        found = self._sql.execute(
-            f"SELECT flow, outputs FROM {self._p}flows WHERE migration = %s AND environment = %s AND name = %s",
-            (*self._mine, name),
-        )
-        if found:
-            flow, known = int(found[0][0]), json.loads(found[0][1])
-            outputs = [*known, *(output for output in outputs if output not in known)]
-            self._sql.execute(f"UPDATE {self._p}flows SET outputs = %s WHERE flow = %s", (json.dumps(outputs), flow))
-        else:
-            flow = int(self._sql.execute(f"SELECT coalesce(max(flow), 0) + 1 FROM {self._p}flows")[0][0])
+    def _number_flow(self, name: str, outputs: Sequence[str], flow: int, known: list[str] | None) -> None:
+        """Remember a flow under its number; the outputs ``known`` by earlier runs keep theirs."""
+        outputs = [*(known or ()), *(output for output in outputs if output not in (known or ()))]
+        if known is None:
             self._sql.execute(
                 f"INSERT INTO {self._p}flows VALUES (%s, %s, %s, %s, %s)",
-                (flow, *self._mine, name, json.dumps(list(outputs))),
+                (flow, *self._mine, name, json.dumps(outputs)),
             )
+        elif outputs != known:
+            self._sql.execute(f"UPDATE {self._p}flows SET outputs = %s WHERE flow = %s", (json.dumps(outputs), flow))
         self._flows[name] = flow
         for number, output in enumerate(outputs):
             view = self._store.view_name(self.schema, *self._mine, name, output)
@@ -160,9 +180,9 @@ class Ledger(Listing):
             f" WHERE migration = %s AND environment = %s {self._store.FOR_UPDATE}",
             self._mine,
         )
-        fence = 1
+        seen = 0
         if found:
-            fence, holder, host, pid, age = found[0]
+            seen, holder, host, pid, age = found[0]
             if holder is not None and not is_dead(host, pid, age):
                 raise LockedError(
                     f"run {holder} (process {pid} on {host}, last sign of life {age:.0f} s ago) is writing",
@@ -171,27 +191,28 @@ class Ledger(Listing):
             self._sql.execute(
                 f"UPDATE {self._p}runs SET status = 'died' WHERE status = 'running' AND run = %s", (holder,)
             )
-            fence = int(fence) + 1
-        self._sql.execute(
+        fence = int(seen) + 1
+        self._sql.demand(
             f"INSERT INTO {self._p}locks VALUES (%s, %s, %s, %s, %s, %s, {self._store.NOW}, {self._store.NOW})"
             " ON CONFLICT (migration, environment) DO UPDATE SET fence = excluded.fence, run = excluded.run,"
-            " host = excluded.host, pid = excluded.pid, since = excluded.since, heartbeat = excluded.heartbeat",
-            (*self._mine, fence, run, *me()),
+            " host = excluded.host, pid = excluded.pid, since = excluded.since, heartbeat = excluded.heartbeat"
+            f" WHERE {self._p}locks.fence = %s RETURNING fence",
+            (*self._mine, fence, run, *me(), seen),
+            LockedError("another run took the lock at the same moment", hint="wait for it"),
         )
         return fence
 
     def fence(self, run: Run) -> None:
         """Prove, inside a transaction, that this run still holds the lock, and show a sign of life."""
-        alive = self._sql.execute(
+        self._sql.demand(
             f"UPDATE {self._p}locks SET heartbeat = {self._store.NOW}"
             " WHERE migration = %s AND environment = %s AND fence = %s AND run = %s RETURNING fence",
             (*self._mine, run.fence, run.number),
-        )
-        if not alive:
-            raise FenceError(
+            FenceError(
                 "this run was thought dead and another took over; nothing more is written",
                 hint="look at `resettle runs`, then run `resettle apply` again",
-            )
+            ),
+        )
 
     def heartbeat(self, run: Run) -> None:
         """A sign of life between batches."""
@@ -201,10 +222,7 @@ class Ledger(Listing):
     def _close(self, number: int, fence: int, status: str | None) -> None:
         with self._sql.transaction():
             if status:
-                self._sql.execute(
-                    f"UPDATE {self._p}runs SET status = %s, finished_at = {self._store.NOW} WHERE run = %s",
-                    (status, number),
-                )
+                self._sql.execute(f"UPDATE {self._p}runs SET status = %s WHERE run = %s", (status, number))
             if fence:
                 self._sql.execute(
                     f"UPDATE {self._p}locks SET run = NULL WHERE migration = %s AND environment = %s AND fence = %s",
@@ -212,10 +230,11 @@ class Ledger(Listing):
                 )
 
     def finish(self, run: Run, status: str, summary: Mapping[str, Any]) -> None:
-        """The run's last word: its status and its counts."""
+        """The run's last word: its status and its counts; when, if it came to its end."""
+        completed = self._store.NOW if status in _COMPLETED else "NULL"
         with self._sql.transaction():
             self._sql.execute(
-                f"UPDATE {self._p}runs SET status = %s, finished_at = {self._store.NOW}, summary = %s WHERE run = %s",
+                f"UPDATE {self._p}runs SET status = %s, completed_at = {completed}, summary = %s WHERE run = %s",
                 (status, json.dumps(summary), run.number),
             )
 
@@ -278,7 +297,8 @@ class Ledger(Listing):
             self._sql.stage("staged_asked", pa.table({"unit": pa.array(units, pa.string())}))
             found = self._sql.query(
                 f"SELECT r.unit, coalesce(r.target_key, r.unit) FROM {self._of_asked('rows', self._flows[flow])}"
-                f" WHERE r.output = {number} AND r.n = 0"
+                f" WHERE r.output = {number} AND NOT EXISTS (SELECT 1 FROM {self._p}rows x WHERE x.flow = r.flow"
+                " AND x.unit = r.unit AND x.output = r.output AND x.n < r.n)"
             )
         return found.rename_columns(empty.column_names).cast(empty.schema)
 
@@ -316,6 +336,7 @@ class Ledger(Listing):
         self._sql.stage("staged_changed", changed)
         self._sql.execute(
             f"UPDATE {self._p}rows SET fingerprint = c.fingerprint, shape = c.shape, raw = c.raw,"
+            f" reused = coalesce(c.reused, {self._p}rows.reused),"
             f" changed_run = CASE WHEN {self._p}rows.fingerprint IS NOT DISTINCT FROM c.fingerprint"
             f" THEN changed_run ELSE {run.number} END"
             f" FROM staged_changed c WHERE {self._p}rows.flow = {flow}"
@@ -345,13 +366,14 @@ class Ledger(Listing):
         where, parameters = self._units_where(Status.HELD, flow, reason, units)
         truth = "true" if self._sql.dialect == "postgres" else "1"
         change = "status = 'skipped', reason = 'waived', note = %s" if waive else f"retry = {truth}"
+        chosen = f"SELECT u.flow, u.unit FROM {self._p}units u JOIN {self._p}flows f ON f.flow = u.flow WHERE {where}"
         with self._sql.transaction():
-            changed = self._sql.execute(
-                f"UPDATE {self._p}units SET {change} WHERE (flow, unit) IN (SELECT u.flow, u.unit"
-                f" FROM {self._p}units u JOIN {self._p}flows f ON f.flow = u.flow WHERE {where}) RETURNING unit",
+            count = int(self._sql.execute(f"SELECT count(*) FROM ({chosen}) chosen", parameters)[0][0])
+            self._sql.execute(
+                f"UPDATE {self._p}units SET {change} WHERE (flow, unit) IN ({chosen})",
                 ([waive] if waive else []) + parameters,
             )
-        return len(changed)
+        return count
 
 
 def _is(reason: str | None) -> str:

@@ -27,7 +27,7 @@ class Listing:
 
     def runs(self, limit: int = 50) -> list[dict[str, Any]]:
         """The latest runs, newest first."""
-        names = ["run", "phase", "status", "started_at", "finished_at", "host", "pid", "options", "summary"]
+        names = ["run", "phase", "status", "started_at", "completed_at", "host", "pid", "options", "summary"]
         if not self.exists:
             return []
         rows = self._sql.execute(
@@ -39,7 +39,7 @@ class Listing:
         for one in found:
             one["options"] = json.loads(one["options"])
             one["summary"] = json.loads(one["summary"]) if one["summary"] else None
-            one |= {key: str(one[key]) if one[key] else None for key in ("started_at", "finished_at")}
+            one |= {key: str(one[key]) if one[key] else None for key in ("started_at", "completed_at")}
         return found
 
     def units(

@@ -16,7 +16,7 @@ CREATE SCHEMA IF NOT EXISTS {schema};
 CREATE TABLE IF NOT EXISTS {p}meta (key text PRIMARY KEY, value text NOT NULL);
 CREATE TABLE IF NOT EXISTS {p}runs (
   run bigint PRIMARY KEY, migration text NOT NULL, environment text NOT NULL, phase text NOT NULL,
-  status text NOT NULL, started_at timestamptz NOT NULL, finished_at timestamptz,
+  status text NOT NULL, started_at timestamptz NOT NULL, completed_at timestamptz,
   host text NOT NULL, pid integer NOT NULL, version text NOT NULL, options text NOT NULL, summary text);
 CREATE TABLE IF NOT EXISTS {p}flows (
   flow integer PRIMARY KEY, migration text NOT NULL, environment text NOT NULL, name text NOT NULL,
@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS {p}locks (
 REVOKE ALL ON SCHEMA {schema} FROM PUBLIC
 """
 
-EXISTS = "SELECT to_regclass('{p}meta') IS NOT NULL"
+EXISTS = "SELECT to_regclass('{p}{table}') IS NOT NULL"
 
 AGE = "extract(epoch FROM now() - heartbeat)::float8"
 

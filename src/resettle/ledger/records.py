@@ -48,7 +48,7 @@ class Record:
     """What one batch adds to the ledger; every table may be empty. Columns as the ledger's, less flow and run.
 
     created: unit, output, n, target_key (null if it is the unit), fingerprint, shape, raw, reused, minted
-    changed: unit, output, n, fingerprint, shape, raw
+    changed: unit, output, n, fingerprint, shape, raw, reused (null: as it was)
     units:   unit, status, reason, detail, warnings, raw
     images:  unit, output, n, target_key, image
     touched: unit, raw of every unit that was known before: no other row of it keeps a raw hash

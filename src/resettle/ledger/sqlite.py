@@ -15,7 +15,7 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS {p}meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS {p}runs (
   run INTEGER PRIMARY KEY, migration TEXT NOT NULL, environment TEXT NOT NULL, phase TEXT NOT NULL,
-  status TEXT NOT NULL, started_at TEXT NOT NULL, finished_at TEXT,
+  status TEXT NOT NULL, started_at TEXT NOT NULL, completed_at TEXT,
   host TEXT NOT NULL, pid INTEGER NOT NULL, version TEXT NOT NULL, options TEXT NOT NULL, summary TEXT);
 CREATE TABLE IF NOT EXISTS {p}flows (
   flow INTEGER PRIMARY KEY, migration TEXT NOT NULL, environment TEXT NOT NULL, name TEXT NOT NULL,
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS {p}locks (
   since TEXT, heartbeat TEXT, PRIMARY KEY (migration, environment))
 """
 
-EXISTS = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = '{p}meta'"
+EXISTS = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = '{p}{table}'"
 
 AGE = "(julianday('now') - julianday(heartbeat)) * 86400.0"
 

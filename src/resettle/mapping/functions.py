@@ -22,6 +22,7 @@ import orjson
 import pyarrow as pa
 
 from resettle.errors import ConfigError
+from resettle.mapping.pointer import put
 
 MACROS = r"""
 CREATE MACRO _us(t, scale) AS CAST(CASE
@@ -59,6 +60,7 @@ CREATE MACRO numeric_text(t) AS CASE
 CREATE MACRO _canonical_number(t) AS CASE
     WHEN t IS NULL OR regexp_full_match(t, '0|-?[1-9][0-9]*|-?(0|[1-9][0-9]*)\.[0-9]*[1-9]') THEN t
     ELSE _number_or_itself(t) END;
+CREATE MACRO canonical_json(document) AS _canonical_json(CAST(document AS VARCHAR));
 CREATE MACRO blank_null(x) AS nullif(trim(CAST(x AS VARCHAR)), '');
 """
 
@@ -78,7 +80,9 @@ def connect(functions_file: Path | None = None, *, threads: int = 1) -> duckdb.D
     One connection serves one thread at a time; it is cheap to make. Times are UTC.
     """
     connection = duckdb.connect(config={"threads": threads})
-    connection.execute("SET TimeZone = 'UTC'; SET old_implicit_casting = true; SET preserve_insertion_order = true")
+    connection.execute(
+        "SET GLOBAL TimeZone = 'UTC'; SET old_implicit_casting = true; SET preserve_insertion_order = true"
+    )
     connection.execute("SET arrow_large_buffer_size = false; SET python_enable_replacements = false")
     connection.execute("SET arrow_lossless_conversion = true")
     connection.execute("SET memory_limit = '1GB'")
@@ -109,22 +113,23 @@ def run_tried(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
 def install(connection: duckdb.DuckDBPyConnection, functions_file: Path | None = None) -> None:
     """Register our functions, then the migration's own."""
     text = "VARCHAR"
-    _register(connection, "json_at", json_at, [text, text], text)
-    _register(connection, "json_text", json_text, [text, text], text)
-    _register(connection, "json_kind", json_kind, [text], text)
-    _register(connection, "_canonical_json", canonical_json, [text], text)
-    _register(connection, "_numeric", numeric, [text], text)
-    _register(connection, "_number_or_itself", number_or_itself, [text], text)
+    register(connection, "json_at", json_at, [text, text], text)
+    register(connection, "json_text", json_text, [text, text], text)
+    register(connection, "json_kind", json_kind, [text], text)
+    register(connection, "json_put", json_put, [text, text, text], text)
+    register(connection, "_canonical_json", canonical_json, [text], text)
+    register(connection, "_numeric", numeric, [text], text)
+    register(connection, "_number_or_itself", number_or_itself, [text], text)
     connection.execute(MACROS)
     for name, function in own_functions(functions_file).items():
         hints = get_type_hints(function)
         types = [_sql_type(hints.get(parameter)) for parameter in inspect.signature(function).parameters]
         returns = _sql_type(hints.get("return"))
         function = _with_decimals(function, hints)
-        _register(connection, name, _lifted(function, returns), types, returns)
+        register(connection, name, _lifted(function, returns), types, returns)
 
 
-def _register(
+def register(
     connection: duckdb.DuckDBPyConnection,
     name: str,
     function: Callable[..., pa.Array],
@@ -198,12 +203,18 @@ def json_kind(documents: pa.ChunkedArray) -> pa.Array:
     return pa.array([_kind(document) for document in _texts(documents)], pa.string())
 
 
+def json_put(documents: pa.ChunkedArray, pointers: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.Array:
+    """The document with a JSON value at a JSON pointer and no other byte changed; null if there is no place for it."""
+    rows = zip(_texts(documents), _texts(pointers), _texts(values), strict=True)
+    return pa.array([None if d is None or p is None or v is None else put(d, p, v) for d, p, v in rows], pa.string())
+
+
 def canonical_json(documents: pa.ChunkedArray) -> pa.Array:
     """Equal documents give equal text: keys sorted, no spaces, numbers in their shortest exact form.
 
     A document that has no such form (half a surrogate pair, nested a thousand deep) stands for itself.
     """
-    return pa.array([None if d is None else _canonical_or_itself(d) for d in _texts(documents)], pa.string())
+    return pa.array([None if d is None else canonical_text(d) for d in _texts(documents)], pa.string())
 
 
 def numeric(numbers: pa.ChunkedArray) -> pa.Array:
@@ -264,7 +275,8 @@ def _kind(document: str | None) -> str | None:
     return kinds.get(start, "number")
 
 
-def _canonical_or_itself(document: str) -> str:
+def canonical_text(document: str) -> str:
+    """One document as `canonical_json` gives it."""
     try:
         return _canonical(document)
     except (ValueError, ArithmeticError, RecursionError):

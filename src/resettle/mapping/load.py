@@ -22,7 +22,7 @@ from resettle.errors import ConfigError, MappingError, Place
 from resettle.mapping.model import Flow, MigrationFile
 
 FILE = "migration.yaml"
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 Path_ = tuple[str | int, ...]
 
 
@@ -175,7 +175,15 @@ def _fill(text: str, values: Mapping[str, str], place: Place) -> str:
             )
         return default
 
-    return _VARIABLE.sub(one, text)
+    return VARIABLE.sub(one, text)
+
+
+def expand(text: str, root: Path) -> str:
+    """A setting outside any declaration, with its variables filled in. Raises ConfigError where one is not set."""
+    try:
+        return _fill(text, _environment(root), Place(root, 1, 1))
+    except MappingError as error:
+        raise ConfigError(error.message.removeprefix(f"{error.place}: "), hint=error.hint) from None
 
 
 def _fill_tree(node: Any, values: Mapping[str, str], path: Path, tree: Any, at: Path_) -> Any:

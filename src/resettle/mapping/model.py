@@ -43,18 +43,60 @@ class Mint(Part):
     mint: Literal["uuid"]
 
 
-ColumnForm = Expression | Value | Lookup | Ref | Mint
+class Moment(Part):
+    """A value for the moment a row is created or updated: not compared afterwards, and not ours."""
+
+    create: Expression | None = None
+    update: Expression | None = Field(
+        None, description="Over the columns that the output writes and `target`, the row as it is."
+    )
+
+    @model_validator(mode="after")
+    def _some_moment(self) -> Moment:
+        if self.create is None and self.update is None:
+            raise ValueError("say `create:`, `update:` or both")
+        return self
+
+
+class Edit(Part):
+    """One place in a JSON document of a row that exists (`patch:` only); every other byte of it stays."""
+
+    at: Expression = Field(description="A JSON pointer (RFC 6901); nothing to do where null.")
+    set_: Expression = Field(alias="set", description="The value to put there; nothing to do where null.")
+    expect: Expression | None = Field(
+        None, description="The JSON that stood at the pointer's parent when the source was read."
+    )
+
+
+ColumnForm = Expression | Value | Lookup | Ref | Mint | Moment | Edit
+Names = str | list[str]
+
+
+def split(names: Names | None) -> tuple[str, ...]:
+    """Column names, given as a list or as one text with commas."""
+    parts = names.split(",") if isinstance(names, str) else names or ()
+    return tuple(name.strip() for name in parts)
 
 
 class Output(Part):
     """One target dataset that a flow writes."""
 
     into: str = Field(description="connection.dataset")
-    key: str | list[str] | None = Field(
+    key: Names | None = Field(
         None, description="Columns that identify a target row; by default the target's primary key."
     )
-    match: str | list[str] | None = Field(
+    match: Names | None = Field(
         None, description="Natural key: reuse the row that has it and never overwrite it; else create one."
+    )
+    patch: Names | None = Field(
+        None, description="Columns that identify a row that exists: only the other columns of it are changed."
+    )
+    when: Expression | None = Field(None, description="The output gets only the rows where it is true.")
+    prefer: dict[str, Expression] | None = Field(
+        None, description="With match: of several rows with that natural key, the one with this key counts."
+    )
+    hold_reuse: dict[Name, Expression] = Field(
+        default_factory=dict, description="With match: needs a person where true of the row to reuse."
     )
     rows: str | None = Field(
         None, description="SELECT over `source` (or a .sql file) giving this output's rows; must keep _unit."
@@ -63,11 +105,18 @@ class Output(Part):
     on_duplicate_key: dict[str, Expression] | None = Field(
         None, description="Key columns to use instead where another unit already has this key."
     )
+    count: dict[Name, Expression] = Field(
+        default_factory=dict, description="Counted over the rows that this output creates, where true."
+    )
 
     @model_validator(mode="after")
     def _one_mode(self) -> Output:
-        if self.key is not None and self.match is not None:
-            raise ValueError("an output has `key:` or `match:`, not both")
+        if sum(names is not None for names in (self.key, self.match, self.patch)) > 1:
+            raise ValueError("an output has one of `key:`, `match:` and `patch:`")
+        if self.match is None and (self.prefer or self.hold_reuse):
+            raise ValueError("`prefer:` and `hold_reuse:` go with `match:`")
+        if self.patch is not None and (self.columns == "auto" or self.on_duplicate_key):
+            raise ValueError("an output with `patch:` names its columns, and has no `on_duplicate_key:`")
         return self
 
 
@@ -80,14 +129,20 @@ class Flow(Part):
     skip: dict[Name, Expression] = Field(default_factory=dict, description="Out of scope where true.")
     hold: dict[Name, Expression] = Field(default_factory=dict, description="Needs a person where true.")
     warn: dict[Name, Expression] = Field(default_factory=dict, description="Migrated, counted and listed.")
+    skip_rows: dict[Name, Expression] = Field(
+        default_factory=dict, description="Rows of the `rows:` query that are left out and counted, where true."
+    )
     into: str | None = None
-    key: str | list[str] | None = None
-    match: str | list[str] | None = None
+    key: Names | None = None
+    match: Names | None = None
     columns: dict[str, ColumnForm] | Literal["auto"] | None = None
     on_duplicate_key: dict[str, Expression] | None = None
     outputs: dict[Name, Output] = Field(default_factory=dict)
     on_conflict: Literal["hold", "source", "target"] = "hold"
     after: list[str] = Field(default_factory=list, description="SQL run in the target once the flow is done.")
+    summary: dict[Name, Expression] = Field(
+        default_factory=dict, description="The report's own figures, as SQL over the flow's counts."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -101,25 +156,23 @@ class Flow(Part):
         """The outputs in order; the `into:` shorthand is one output named `row`."""
         if self.into is None:
             return self.outputs
-        return {
-            "row": Output(
-                into=self.into,
-                key=self.key,
-                match=self.match,
-                rows=None,
-                columns=self.columns or "auto",
-                on_duplicate_key=self.on_duplicate_key,
-            )
-        }
+        own = {name: getattr(self, name) for name in ("into", "key", "match", "on_duplicate_key")}
+        return {"row": Output(**own, columns=self.columns or "auto")}
 
 
 class LookupTable(Part):
-    """Where a lookup's rows come from: a CSV file of the migration, or any dataset of a connection."""
+    """Where a lookup's rows come from: a CSV file of the migration, or any dataset of a connection.
+
+    In expressions it is also a function, ``lookup_NAME(x)``: the value as text, null where it has none.
+    """
 
     file: str | None = None
     from_: str | None = Field(None, alias="from", description="connection.dataset")
-    key: str
-    value: str
+    key: Expression
+    value: Expression
+    pick: Literal["max", "min"] | None = Field(
+        None, description="Which value counts where a key has several; by default that is an error."
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> LookupTable:

@@ -1,0 +1,124 @@
+"""Links: rows whose foreign keys point nowhere, neither in the target nor among what this run makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resettle.batch import Action, ForeignKey
+from resettle.connector import Target
+from resettle.engine.decision import Foreseen, holds
+from resettle.engine.fingerprint import as_duckdb, as_wire, key_sql
+from resettle.engine.statements import FlowShape, OutputShape
+from resettle.engine.uniques import Hashes
+from resettle.mapping.functions import query
+
+
+def key_hashes(connection: duckdb.DuckDBPyConnection, keys: pa.ChunkedArray) -> Hashes:
+    """A 64-bit hash of each key text."""
+    connection.register("_h", pa.table({"k": keys}))
+    found = query(connection, "SELECT hash(k) AS h FROM _h")
+    connection.unregister("_h")
+    hashes: Hashes = found["h"].to_numpy().view(np.int64)
+    return hashes
+
+
+class Links:
+    """The foreign keys of one flow's outputs."""
+
+    def __init__(
+        self,
+        shape: FlowShape,
+        targets: Mapping[str, Target],
+        connection: duckdb.DuckDBPyConnection,
+        foreseen: Foreseen,
+    ) -> None:
+        self._shape, self._targets, self._db, self._foreseen = shape, targets, connection, foreseen
+
+    def lost(self, outputs: Sequence[pa.Table], trouble: Sequence[pa.Table]) -> list[pa.Table]:
+        """Units whose rows point nowhere, and those that point at them, until no more are found."""
+        found: list[pa.Table] = []
+        own = {(output.connection, output.dataset) for output in self._shape.outputs}
+        inner = any((o.connection, k.target) in own for o in self._shape.outputs for k in o.schema.foreign_keys)
+        while True:
+            gone = [chunk for table in [*trouble, *found] for chunk in table["unit"].chunks]
+            going = list(outputs)
+            if gone:
+                held = pa.chunked_array(gone, pa.string()).combine_chunks()
+                going = [rows.filter(pc.invert(pc.is_in(rows["_unit"], held))) for rows in outputs]
+            pairs = zip(self._shape.outputs, going, strict=True)
+            more = [table for output, rows in pairs for table in self._orphans(output, rows, going)]
+            found += more
+            if not (more and inner):
+                return found
+
+    def _orphans(self, output: OutputShape, rows: pa.Table, done: Sequence[pa.Table]) -> list[pa.Table]:
+        """Rows to write whose foreign key points at nothing, neither in the target nor foreseen."""
+        if not output.schema.foreign_keys:
+            return []
+        writes = rows.filter(pc.is_in(rows["_action"], pa.array(["create", "update", "patch"])))
+        if not writes.num_rows:
+            return []
+        return [
+            held
+            for foreign_key in output.schema.foreign_keys
+            if set(foreign_key.columns) <= set(output.names)
+            and (held := self._points_nowhere(output, foreign_key, writes, done)) is not None
+        ]
+
+    def _points_nowhere(
+        self, output: OutputShape, foreign_key: ForeignKey, rows: pa.Table, done: Sequence[pa.Table]
+    ) -> pa.Table | None:
+        target = self._targets[output.connection]
+        pairs = sorted(zip(foreign_key.target_columns, foreign_key.columns, strict=True))
+        columns = [c for _, name in pairs if (c := output.schema.column(name))]
+        referred = target.schema(foreign_key.target)
+        theirs = [c for name, _ in pairs if (c := referred.column(name))]
+        for name in foreign_key.columns:
+            rows = rows.filter(pc.is_valid(rows[name]))
+        if not rows.num_rows:
+            return None
+        own = [column.name for column in columns]
+        keys = rows.select(own).group_by(own).aggregate([])
+        asked = as_wire(keys.select(own).rename_columns([column.name for column in theirs]), theirs)
+        there = as_wire(target.fetch(foreign_key.target, asked, []), theirs)
+        self._db.register("_rows", as_duckdb(rows.select(["_unit", *own]), columns))
+        self._db.register("_there", as_duckdb(there, theirs))
+        found = query(
+            self._db,
+            f"SELECT _unit, {key_sql(columns)} AS k FROM _rows"
+            f" WHERE {key_sql(columns)} NOT IN (SELECT {key_sql(theirs)} FROM _there)",
+        )
+        self._db.unregister("_rows")
+        self._db.unregister("_there")
+        if found.num_rows:
+            hashes = key_hashes(self._db, found["k"])
+            dataset = (output.connection, foreign_key.target)
+            names = tuple(column.name for column in theirs)
+            coming = self._foreseen.of(dataset, names).seen(hashes)
+            for other, table in zip(self._shape.outputs, done, strict=True):
+                if (other.connection, other.dataset) == dataset:
+                    coming |= np.isin(hashes, self.new_keys(other, table).get(names, []))
+            found = found.filter(pa.array(~coming))
+        if not found.num_rows:
+            return None
+        detail = f"{output.dataset}.{', '.join(own)}: no such row in {foreign_key.target} ({foreign_key.name})"
+        return holds(found["_unit"], "foreign_key", detail)
+
+    def new_keys(self, output: OutputShape, rows: pa.Table) -> dict[tuple[str, ...], Hashes]:
+        """Hashes of the keys of rows to create: the output's own, and what foreign keys may point at."""
+        creates = rows.filter(pc.equal(rows["_action"], str(Action.CREATE)))
+        found = {output.key_names: key_hashes(self._db, creates["_key"])}
+        for unique in (output.schema.key, *output.schema.unique):
+            names = tuple(sorted(unique))
+            if names and names not in found and set(names) <= set(output.names):
+                columns = [c for name in names if (c := output.schema.column(name))]
+                self._db.register("_c", as_duckdb(creates.select(list(names)), columns))
+                keys = query(self._db, f"SELECT {key_sql(columns)} AS k FROM _c")["k"]
+                self._db.unregister("_c")
+                found[names] = key_hashes(self._db, keys)
+        return found

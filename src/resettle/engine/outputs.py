@@ -1,0 +1,335 @@
+"""Outputs: one output's columns, key and rules, compiled against its target's catalogue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import duckdb
+
+from resettle.batch import Column, Kind, Schema
+from resettle.engine.statements import OutputShape, missing_reasons, statements, struct_of
+from resettle.errors import MappingError
+from resettle.mapping.columns import DUCKDB, Cast, NoCastError, cast, literal, quote, refuse
+from resettle.mapping.load import Migration, suggest
+from resettle.mapping.model import ColumnForm, Edit, Lookup, Mint, Moment, Output, Ref, Value, split
+from resettle.mapping.sql import Parsed, SqlError, parse_expression
+
+At = tuple[str, ...]
+
+
+class FlowCompiler(Protocol):
+    """What compiling an output asks of its flow's compiler."""
+
+    migration: Migration
+    name: str
+    db: duckdb.DuckDBPyConnection
+    source: Schema
+
+    def target_schema(self, connection: str, dataset: str) -> Schema: ...
+
+    def expression(self, text: str, *at: str) -> Parsed: ...
+
+    def bind(self, parsed: Parsed, *at: str) -> str: ...
+
+    def use(self, names: Iterable[str]) -> None: ...
+
+
+def compile_output(flow: FlowCompiler, name: str, output: Output, at: At) -> OutputShape:
+    """Compile one output; ``at`` is its place in the declaration. Raises MappingError."""
+    return _Output(flow, output, at).compile(name)
+
+
+class _Output:
+    def __init__(self, flow: FlowCompiler, output: Output, at: At) -> None:
+        self._flow, self._migration, self._db = flow, flow.migration, flow.db
+        self._output, self._at = output, at
+        connection, _, dataset = output.into.partition(".")
+        self._connection, self._dataset = connection, dataset
+        self._schema = flow.target_schema(connection, dataset)
+        self._joins: list[tuple[str, str]] = []
+        self._refs: list[tuple[str, str | None, str]] = []
+        self._lookups: list[tuple[str, str]] = []
+        self._minted: list[str] = []
+        self._values: dict[str, tuple[Column, Cast]] = {}
+        self._plain: dict[str, str] = {}
+        self._extras: dict[str, str] = {}
+        self._edits: list[str] = []
+        self._once: list[Column] = []
+
+    def compile(self, name: str) -> OutputShape:
+        output, schema = self._output, self._schema
+        forms = self._forms()
+        for column_name, form in forms.items():
+            self._column(column_name, form)
+        owned = tuple(column for column, _ in self._values.values() if column not in self._once)
+        if output.patch is None:
+            self._check_required(forms)
+        key, match = self._key(owned)
+        fingerprinted = [*owned, *(Column(f"_{part}_{edit}", Kind.TEXT) for edit in self._edits for part in _PRINTED)]
+        alternates = self._alternates()
+        self._prefer(key)
+        when = self._bound(output.when, "when") if output.when else None
+        return OutputShape(
+            name,
+            self._connection,
+            self._dataset,
+            schema,
+            key,
+            owned,
+            statements(self._values, self._joins, key, self._extras, fingerprinted, missing_reasons(forms), when),
+            tuple(self._minted),
+            tuple(self._refs),
+            tuple(self._lookups),
+            self._plain,
+            alternates,
+            match=match,
+            reuse_rules=self._over_target(output.hold_reuse, schema.columns, "hold_reuse"),
+            patch=output.patch is not None,
+            edits=tuple(self._edits),
+            once=tuple(self._once),
+            updates=self._updates(forms, owned),
+            counts=self._over_target(output.count, (*owned, *self._once), "count"),
+        )
+
+    def _forms(self) -> Mapping[str, ColumnForm]:
+        if isinstance(self._output.columns, dict):
+            return self._output.columns
+        by_name = {snake(column.name): column.name for column in self._flow.source.columns}
+        found = {
+            column.name: quote(by_name[snake(column.name)])
+            for column in self._schema.columns
+            if snake(column.name) in by_name and not column.generated
+        }
+        self._flow.use(by_name[snake(name)] for name in found)
+        return found
+
+    # -- columns --------------------------------------------------------------------------------------------
+
+    def _column(self, name: str, form: ColumnForm) -> None:
+        place = (*self._at, "columns", name)
+        column = self._schema.column(name)
+        if column is None:
+            raise MappingError(
+                self._migration.place(*place),
+                f"`{self._output.into}` has no column `{name}`",
+                hint=suggest(name, self._schema.names),
+            )
+        if column.generated:
+            raise MappingError(self._migration.place(*place), f"`{name}` is generated by the target")
+        if isinstance(form, Edit):
+            self._edit(name, form, place)
+            return
+        if isinstance(form, Moment):
+            if form.create is None:
+                return
+            self._once.append(column)
+            form, place = form.create, (*place, "create")
+        sql, sql_type = self._form(form, name, place)
+        self._values[name] = (column, self._cast(sql, sql_type, column, place))
+        if isinstance(form, str):
+            self._plain[name] = sql
+
+    def _form(self, form: ColumnForm, column: str, place: At) -> tuple[str, str]:
+        """SQL and DuckDB type of a column form, adding the joins it needs."""
+        if isinstance(form, Value):
+            text = _constant(form.value)
+            return text, str(self._db.execute(f"DESCRIBE SELECT {text}").fetchall()[0][1])
+        if isinstance(form, Mint):
+            self._minted.append(column)
+            return quote(f"_mint_{column}"), "UUID"
+        if isinstance(form, Lookup):
+            return self._looked_up(form, place), "VARCHAR"
+        if isinstance(form, Ref):
+            return self._referenced(form, place), "VARCHAR"
+        assert isinstance(form, str)
+        parsed = self._flow.expression(form, *place)
+        return parsed.sql, self._flow.bind(parsed, *place)
+
+    def _looked_up(self, form: Lookup, place: At) -> str:
+        on = self._bound(form.on, *place[len(self._at) :], "on")
+        alias = f"_l{len(self._joins)}"
+        self._joins.append((quote("_lookup_" + form.lookup) + f" {alias} ON {alias}._k", f"CAST({on.sql} AS VARCHAR)"))
+        self._lookups.append((form.lookup, on.sql))
+        otherwise = "NULL"
+        if form.else_ is not None:
+            otherwise = f"CAST({self._bound(form.else_, *place[len(self._at) :], 'else').sql} AS VARCHAR)"
+        return (
+            f"CASE WHEN {on.sql} IS NULL THEN {otherwise} WHEN {alias}._k IS NULL THEN {refuse(on.sql, 'VARCHAR')}"
+            f" ELSE {alias}._v END"
+        )
+
+    def _referenced(self, form: Ref, place: At) -> str:
+        on = self._bound(form.on, *place[len(self._at) :], "on")
+        alias, (flow, _, output) = f"_ref{len(self._refs)}", form.ref.partition(".")
+        if flow == self._flow.name:
+            raise MappingError(
+                self._migration.place(*place),
+                f"`ref: {form.ref}` points at this flow itself, whose rows are not all there yet",
+                hint="write the key out, or fill the column by a second flow",
+            )
+        self._refs.append((flow, output or None, f"CAST({on.sql} AS VARCHAR)"))
+        self._joins.append((f"{alias} ON {alias}._unit_of", f"CAST({on.sql} AS VARCHAR)"))
+        value = f"{alias}._target_key"
+        missing = refuse(on.sql, "VARCHAR")
+        return f"CASE WHEN {on.sql} IS NOT NULL AND {value} IS NULL THEN {missing} ELSE {value} END"
+
+    def _edit(self, name: str, form: Edit, place: At) -> None:
+        """The parts of an edit as text, the value as JSON."""
+        if self._output.patch is None:
+            raise MappingError(self._migration.place(*place), f"`{name}`: `at:` and `set:` go with `patch:`")
+        inside = place[len(self._at) :]
+        at, value = self._bound(form.at, *inside, "at"), self._bound(form.set_, *inside, "set")
+        self._extras[f"_at_{name}"] = f"CAST({at.sql} AS VARCHAR)"
+        self._extras[f"_set_{name}"] = f"CAST(to_json({value.sql}) AS VARCHAR)"
+        expect = f"CAST({self._bound(form.expect, *inside, 'expect').sql} AS VARCHAR)" if form.expect else "NULL"
+        self._extras[f"_expect_{name}"] = f"CAST({expect} AS VARCHAR)"
+        self._edits.append(name)
+
+    def _updates(self, forms: Mapping[str, ColumnForm], owned: Sequence[Column]) -> dict[str, Parsed]:
+        """SQL of the values that come with each update, cast to their columns."""
+        relation = f"SELECT {_nulls(owned)}, {struct_of(self._schema.columns, null=True)} AS target"
+        found = {}
+        for name, form in forms.items():
+            if not isinstance(form, Moment) or form.update is None:
+                continue
+            place = (*self._at, "columns", name, "update")
+            parsed = self._parse(form.update, place)
+            column = self._schema.column(name)
+            assert column is not None
+            made = self._cast(parsed.sql, self._type(parsed, relation, place), column, place)
+            found[name] = Parsed(made.sql, parsed.columns)
+        return found
+
+    def _cast(self, sql: str, sql_type: str, column: Column, place: At) -> Cast:
+        try:
+            return cast(sql, sql_type, column)
+        except NoCastError as error:
+            raise MappingError(self._migration.place(*place), f"`{column.name}`: {error}") from None
+
+    def _check_required(self, forms: Mapping[str, ColumnForm]) -> None:
+        for column in self._schema.columns:
+            if column.nullable or column.has_default or column.generated or column.name in self._values:
+                continue
+            raise MappingError(
+                self._migration.place(*self._at, "columns"),
+                f"`{self._output.into}.{column.name}` is NOT NULL, has no default and no source",
+                hint=f"map it: `{column.name}: <expression>`",
+            )
+        for name, form in forms.items():
+            choices = next((c.choices for c in self._schema.columns if c.name == name), None)
+            if choices and isinstance(form, Value) and form.value is not None and form.value not in choices:
+                raise MappingError(
+                    self._migration.place(*self._at, "columns", name),
+                    f"`{self._output.into}.{name}` does not accept this constant",
+                    hint=f"it accepts: {', '.join(choices)}",
+                )
+
+    # -- keys -----------------------------------------------------------------------------------------------
+
+    def _key(self, owned: Sequence[Column]) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
+        """What rows go by, and the natural key by which they are found, if that is another."""
+        output, schema = self._output, self._schema
+        mode = next((mode for mode in ("match", "patch", "key") if getattr(output, mode) is not None), None)
+        names = split(getattr(output, mode)) if mode else schema.key
+        place = self._migration.place(*self._at, mode or "into")
+        if not names:
+            raise MappingError(place, f"`{output.into}` has no primary key", hint="name its `key:` columns")
+        mapped = {column.name for column in owned}
+        for name in names:
+            if schema.column(name) is None:
+                raise MappingError(place, f"`{output.into}` has no column `{name}`", hint=suggest(name, schema.names))
+            if name not in mapped:
+                raise MappingError(place, f"the key column `{name}` is not mapped", hint=f"map `{name}:`")
+        uniques = [set(schema.key), *(set(unique) for unique in schema.unique)]
+        if mode != "match" and set(names) not in uniques:
+            raise MappingError(
+                place,
+                f"`{output.into}` has no unique index on ({', '.join(names)}): rows could be doubled",
+                hint="use its primary key, add a unique index, or use `match:`",
+            )
+        key = _columns(schema, names)
+        if mode != "match":
+            return key, ()
+        own = schema.key
+        settles = len(own) == 1 and own[0] in mapped and own != names
+        return (_columns(schema, own), key) if settles else (key, key)
+
+    def _prefer(self, key: Sequence[Column]) -> None:
+        for name, text in (self._output.prefer or {}).items():
+            place = (*self._at, "prefer", name)
+            if [column.name for column in key] != [name]:
+                message = "`prefer:` names the primary key, which the output must map beside its natural key"
+                raise MappingError(self._migration.place(*place), message)
+            parsed = self._bound(text, "prefer", name)
+            self._extras["_prefer"] = f"CAST(TRY_CAST({parsed.sql} AS {DUCKDB[key[0].kind]}) AS VARCHAR)"
+
+    def _alternates(self) -> tuple[str, ...]:
+        found = self._output.on_duplicate_key or {}
+        for name, text in found.items():
+            place = (*self._at, "on_duplicate_key", name)
+            parsed = self._flow.expression(text, *place)
+            column = self._schema.column(name)
+            if column is None:
+                raise MappingError(self._migration.place(*place), f"`{self._output.into}` has no column `{name}`")
+            self._extras[f"_alt_{name}"] = self._cast(parsed.sql, self._flow.bind(parsed, *place), column, place).sql
+        return tuple(found)
+
+    # -- expressions ----------------------------------------------------------------------------------------
+
+    def _bound(self, text: str, *inside: str) -> Parsed:
+        """An expression of the output over the source row, which DuckDB understands."""
+        parsed = self._flow.expression(text, *self._at, *inside)
+        self._flow.bind(parsed, *self._at, *inside)
+        return parsed
+
+    def _over_target(self, rules: Mapping[str, str], columns: Sequence[Column], key: str) -> dict[str, Parsed]:
+        """Conditions over target columns."""
+        found = {}
+        for name, text in rules.items():
+            place = (*self._at, key, name)
+            parsed = self._parse(text, place)
+            self._type(parsed, f"SELECT {_nulls(columns)}", place)
+            found[name] = parsed
+        return found
+
+    def _parse(self, text: str, place: At) -> Parsed:
+        try:
+            return parse_expression(text)
+        except SqlError as error:
+            where = self._migration.expression_place(*place, at=error.position)
+            raise MappingError(where, f"bad SQL: {error}") from None
+
+    def _type(self, parsed: Parsed, relation: str, place: At) -> str:
+        try:
+            return str(self._db.execute(f"DESCRIBE SELECT {parsed.sql} FROM ({relation})").fetchall()[0][1])
+        except duckdb.Error as error:
+            raise MappingError(self._migration.place(*place), f"bad SQL: {first_line(error)}") from None
+
+
+_PRINTED = ("at", "set")
+
+
+def _constant(value: str | int | float | bool | None) -> str:
+    if value is None:
+        return "NULL"
+    return literal(value) if isinstance(value, str) else str(value)
+
+
+def _nulls(columns: Sequence[Column]) -> str:
+    return ", ".join(f"CAST(NULL AS {DUCKDB[column.kind]}) AS {quote(column.name)}" for column in columns)
+
+
+def _columns(schema: Schema, names: Sequence[str]) -> tuple[Column, ...]:
+    return tuple(column for name in names if (column := schema.column(name)))
+
+
+def snake(name: str) -> str:
+    """camelCase as snake_case."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def first_line(error: Exception) -> str:
+    """What DuckDB says, without its picture of the statement."""
+    return str(error).splitlines()[0].removeprefix("Binder Error: ")

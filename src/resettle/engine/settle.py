@@ -1,0 +1,184 @@
+"""Settle: under which key a row of a `match:` output goes: its own, or that of the row it reuses.
+
+A row is found by its natural key, null-safe, and goes by its target's primary key. What the ledger remembers of it
+counts first, then what is there in the target, then what this run has made, then the first row of this batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resettle.connector import Target
+from resettle.engine.alternate import keyed_again
+from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, key_sql
+from resettle.engine.shape import Settle
+from resettle.engine.statements import OutputShape
+from resettle.ledger.records import Known
+from resettle.mapping.columns import DUCKDB, literal, quote
+from resettle.mapping.functions import query, run_tried
+
+Made = Callable[[OutputShape], pa.Table]
+"""What this run has made of an output's dataset by its natural key: _nk, key (text)."""
+
+NATURAL = "_nk"
+NOTHING_MADE = pa.table({"_nk": pa.array([], pa.binary()), "key": pa.array([], pa.string())})
+_CANDIDATES = pa.schema([("_nk", pa.binary()), ("key", pa.string()), ("why", pa.string())])
+
+_SQL = """
+SELECT w._at, coalesce(k.target_key, c.key, m.key, first_value(w._key) OVER (
+    PARTITION BY w._nk ORDER BY w._at ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)) AS key,
+  CASE WHEN k.target_key IS NULL THEN c.why END AS why
+FROM _w w
+LEFT JOIN _k k ON k.unit = w._unit AND k.n = w._n
+LEFT JOIN _m m ON m._nk = w._nk
+LEFT JOIN (SELECT x._at, c.key, c.why FROM _w x JOIN _c c ON c._nk = x._nk QUALIFY row_number() OVER (
+    PARTITION BY x._at ORDER BY (c.key = x._prefer) DESC NULLS LAST, c.why IS NOT NULL, c.key) = 1) c ON c._at = w._at
+ORDER BY w._at
+"""
+
+
+def settler(
+    connection: duckdb.DuckDBPyConnection,
+    targets: Mapping[str, Target],
+    known: Known,
+    numbers: Sequence[int],
+    made: Made,
+    looks: Callable[[OutputShape], bool],
+    *,
+    lock: bool,
+) -> Settle:
+    """Settles the rows of one batch. ``numbers``: the ledger's number of each output; ``looks``: whether the target
+    may hold rows that this run has not made; ``lock`` keeps those that are found until the transaction ends."""
+
+    def settle(place: int, output: OutputShape, rows: pa.Table) -> tuple[pa.Table, pa.Table | None]:
+        rows = _named(connection, output, rows)
+        remembered = _of_output(known, numbers[place])
+        candidates = _CANDIDATES.empty_table()
+        if looks(output):
+            candidates = _candidates(connection, targets[output.connection], output, rows, lock=lock)
+        return _chosen(connection, output, rows, remembered, candidates, made(output))
+
+    return settle
+
+
+def known_keys(connection: duckdb.DuckDBPyConnection, known: Known, numbers: Sequence[int]) -> Settle:
+    """Settles by the ledger alone: for looking again at what was done."""
+
+    def settle(place: int, output: OutputShape, rows: pa.Table) -> tuple[pa.Table, pa.Table | None]:
+        remembered = _of_output(known, numbers[place])
+        nothing = _CANDIDATES.empty_table()
+        return _chosen(connection, output, _named(connection, output, rows), remembered, nothing, nothing)
+
+    return settle
+
+
+def _of_output(known: Known, number: int) -> pa.Table:
+    return known.rows.filter(pc.equal(known.rows["output"], number)).select(["unit", "n", "target_key"])
+
+
+def _named(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table) -> pa.Table:
+    """The rows with their natural key as one value."""
+    return rows.append_column(NATURAL, natural_keys(connection, output, rows))
+
+
+def natural_keys(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table) -> pa.Array:
+    names = [column.name for column in output.match]
+    connection.register("_n", as_duckdb(rows.select(names), output.match))
+    try:
+        return query(connection, f"SELECT {fingerprint_sql(output.match)} AS nk FROM _n")["nk"].combine_chunks()
+    finally:
+        connection.unregister("_n")
+
+
+def _chosen(
+    connection: duckdb.DuckDBPyConnection,
+    output: OutputShape,
+    rows: pa.Table,
+    remembered: pa.Table,
+    candidates: pa.Table,
+    made: pa.Table,
+) -> tuple[pa.Table, pa.Table | None]:
+    prefer = rows["_prefer"] if "_prefer" in rows.column_names else pa.nulls(rows.num_rows, pa.string())
+    wanted = rows.select(["_unit", "_n", "_key", NATURAL]).append_column("_prefer", prefer)
+    tables = {
+        "_w": wanted.append_column("_at", pa.array(np.arange(rows.num_rows))),
+        "_k": remembered,
+        "_m": made.select([NATURAL, "key"]),
+        "_c": candidates,
+    }
+    for name, table in tables.items():
+        connection.register(name, table)
+    try:
+        found = query(connection, _SQL)
+    finally:
+        for name in tables:
+            connection.unregister(name)
+    rows = _under(connection, output, rows, found["key"])
+    refused = pc.is_valid(found["why"])
+    if not pc.any(refused).as_py():
+        return rows, None
+    bad = pa.table({"unit": rows["_unit"], "reason": found["why"]}).filter(refused)
+    detail = f"{output.dataset}: the row to reuse is there, and must not be reused"
+    return rows.filter(pc.invert(refused)), bad.append_column("detail", pa.array([detail] * bad.num_rows, pa.string()))
+
+
+def _under(
+    connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table, keys: pa.ChunkedArray
+) -> pa.Table:
+    """The rows under these keys (text)."""
+    if keys.equals(rows["_key"]):
+        return rows
+    (column,) = output.key
+    connection.register("_t", pa.table({"t": keys}))
+    found = query(connection, f"SELECT CAST(t AS {DUCKDB[column.kind]}) AS {quote(column.name)} FROM _t")
+    connection.unregister("_t")
+    value = as_wire(found, [column])[column.name]
+    return keyed_again(connection, output, rows.set_column(rows.column_names.index(column.name), column.name, value))
+
+
+def _candidates(
+    connection: duckdb.DuckDBPyConnection, target: Target, output: OutputShape, rows: pa.Table, *, lock: bool
+) -> pa.Table:
+    """Rows of the target that have the natural key of some row: _nk, key, why (the rule against reusing it)."""
+    rules = output.reuse_rules.items()
+    names = [c.name for c in output.schema.columns if any(c.name == n for _, p in rules for _, n, _ in p.columns)]
+    wanted = list(dict.fromkeys([*(c.name for c in output.match), *output.key_names, *names]))
+    columns = [column for name in wanted if (column := output.schema.column(name))]
+    arms = " ".join(f"WHEN coalesce(TRY(CAST(({p.sql}) AS BOOLEAN)), true) THEN {literal(n)}" for n, p in rules)
+    why = f"CASE {arms} END" if arms else "CAST(NULL AS VARCHAR)"
+    found = []
+    for keys in _keys(output, rows):
+        there = as_wire(target.fetch(output.dataset, keys, wanted, lock=lock).select(wanted), columns)
+        connection.register("_there", as_duckdb(there, columns))
+        try:
+            said = run_tried(
+                connection,
+                f"SELECT {fingerprint_sql(output.match)} AS _nk, {key_sql(output.key)} AS key, {why} AS why"
+                " FROM _there",
+            )
+        finally:
+            connection.unregister("_there")
+        found.append(said.cast(_CANDIDATES))
+    return pa.concat_tables(found) if found else _CANDIDATES.empty_table()
+
+
+def _keys(output: OutputShape, rows: pa.Table) -> Iterator[pa.Table]:
+    """What to ask the target for: the natural keys without their nulls, which no `=` finds, by where they have them.
+
+    What comes back and has something there is no candidate: its whole natural key is another.
+    """
+    names = [column.name for column in output.match]
+    pattern = np.zeros(rows.num_rows, np.int64)
+    for bit, name in enumerate(names):
+        pattern |= pc.is_valid(rows[name]).to_numpy(zero_copy_only=False).astype(np.int64) << bit
+    for one in np.unique(pattern).tolist():
+        filled = [column for bit, column in enumerate(output.match) if one >> bit & 1]
+        if filled:
+            own = [column.name for column in filled]
+            mine = rows.filter(pa.array(pattern == one)).select(own)
+            yield as_wire(mine.group_by(own).aggregate([]).select(own), filled)
