@@ -16,11 +16,12 @@ from datetime import UTC, datetime
 from resettle.connections import Connections
 from resettle.engine import apply as _apply
 from resettle.engine import plan as _plan
+from resettle.engine import rehearse as _rehearse
 from resettle.engine import verify as _verify
 from resettle.engine.flow import Options
 from resettle.mapping.load import Migration, load
 
-__all__ = ["Connections", "Migration", "Options", "apply", "connect", "load", "plan", "verify"]
+__all__ = ["Connections", "Migration", "Options", "apply", "connect", "load", "plan", "rehearse", "verify"]
 
 
 def connect(migration: Migration) -> Connections:
@@ -41,6 +42,11 @@ def apply(
 ) -> _apply.Applied:
     """Write what is missing or changed; with ``saved`` exactly that plan, or StalePlanError."""
     return _apply.apply(migration, connections, connections.ledger(), options or Options(), _now(), saved=saved)
+
+
+def rehearse(migration: Migration, connections: Connections, options: Options | None = None) -> _rehearse.Rehearsed:
+    """Everything written to the real tables in one transaction, and rolled back."""
+    return _rehearse.rehearse(migration, connections, connections.ledger(), options or Options(), _now())
 
 
 def verify(

@@ -1,4 +1,4 @@
-"""Commands that write: apply (the target) and export (files)."""
+"""Commands that write: apply (the target), rehearse (the target, taken back) and export (files)."""
 
 from __future__ import annotations
 
@@ -32,12 +32,15 @@ from resettle.cli.options import (
 )
 from resettle.engine import apply as applying
 from resettle.engine import export as exporting
+from resettle.engine import rehearse as rehearsing
 from resettle.engine.plan import load_plan
 from resettle.errors import ConfigError
 from resettle.report.log import event
+from resettle.report.summary import print_rehearsed
 
 
 def register(app: typer.Typer) -> None:
+    app.command()(rehearse)
     app.command()(apply)
     app.command()(export)
 
@@ -72,6 +75,34 @@ def apply(
     for counts in done.counts:
         event("flow", run=done.run, **counts.as_json())
     conclude(done, json=json)
+
+
+def rehearse(
+    migration: MigrationPath = HERE,
+    env: Env = None,
+    var: Var = None,
+    select: Select = None,
+    where: Where = None,
+    limit: Limit = None,
+    batch_size: BatchSize = DEFAULT_BATCH,
+    workers: Workers = DEFAULT_WORKERS,
+    fresh: Fresh = False,
+    yes: Yes = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write everything to the real tables in one transaction and roll it back: what would they refuse?"""
+    chosen: dict[str, Any] = {"select": select, "where": where, "limit": limit, "fresh": fresh}
+    chosen |= {"batch_size": batch_size, "workers": workers}
+    settings: dict[str, Any] = {"json": json, "verbose": verbose, "progress": True, "stoppable": True, "yes": yes}
+    with opened("rehearse", migration, env, var, writes=True, **settings, **chosen) as o:
+        done = rehearsing.rehearse(o.migration, o.connections, o.connections.ledger(), o.options, datetime.now(UTC))
+    if json:
+        print_json({"flows": [counts.as_json() for counts in done.counts], "rolled_back": True})
+    else:
+        print_rehearsed(out, done)
+    if done.exit_code:
+        raise typer.Exit(done.exit_code)
 
 
 def export(

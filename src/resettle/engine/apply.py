@@ -84,23 +84,23 @@ def apply(
             flow = open_flow(migration, name, connections, ledger, foreseen, now, options, compiled.pop(name))
             counts = Counts(name, unmapped=flow.shape.unmapped, unseen=flow.shape.unseen)
             counted.append(counts)
-            writer = _Writer(flow, ledger, run, foreseen, counts, saved.decisions[name] if saved else None)
+            writer = Writer(flow, ledger, run, foreseen, counts, saved.decisions[name] if saved else None)
             writer.run_all()
             counts.check()
             if counts.total(Action.CREATE) >= LARGE:
                 ledger.loaded()
             if options.stop.is_set():
                 break
-            _after(migration.file.flows[name].after, flow.targets)
+            run_after(migration.file.flows[name].after, flow.targets)
         applied = Applied(run.number, tuple(counted), options.stop.is_set())
         if not applied.interrupted and migration.file.after:
             target = next(iter(migration.file.flows[names[-1]].all_outputs.values())).into.partition(".")[0]
-            _after(migration.file.after, {target: connections.target(target)})
+            run_after(migration.file.after, {target: connections.target(target)})
         ledger.finish(run, applied.status, {"flows": [counts.as_json() for counts in counted]})
     return applied
 
 
-class _Writer:
+class Writer:
     """Writes one flow's batches."""
 
     def __init__(
@@ -123,10 +123,11 @@ class _Writer:
         self._optimistic = True
         self._retry = Caller(lambda error: None, attempts=6)
 
-    def run_all(self) -> None:
+    def run_all(self, *, ahead: bool = True) -> None:
+        """Read, decide and write every batch; ``ahead``: the next one is prepared meanwhile, in another thread."""
         options = self._flow.options
         options.progress(self._flow.name, "reading", self._counts)
-        with self._flow.prepared() as batches:
+        with self._flow.prepared(ahead=ahead) as batches:
             for prepared in batches:
                 options.progress(self._flow.name, "writing", self._counts)
                 for decision in self._write(prepared):
@@ -278,7 +279,7 @@ def _alive(ledger: Ledger, run: Run) -> Iterator[None]:
         thread.join()
 
 
-def _after(statements: list[str], targets: Mapping[str, Target]) -> None:
+def run_after(statements: list[str], targets: Mapping[str, Target]) -> None:
     """SQL of the declaration, once a flow is done."""
     for target in targets.values():
         sql = target.sql()

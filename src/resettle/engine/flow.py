@@ -7,7 +7,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -97,8 +97,11 @@ class FlowRun:
     options: Options
 
     @contextmanager
-    def prepared(self) -> Iterator[Iterator[Prepared]]:
-        """Batches read and decoded in ``workers`` threads and shaped in another, while this one writes."""
+    def prepared(self, *, ahead: bool = True) -> Iterator[Iterator[Prepared]]:
+        """Batches read and decoded in ``workers`` threads and shaped in another, while this one writes.
+
+        Without ``ahead`` this one prepares them too, as and when it asks for them.
+        """
         read = batches(
             self.source,
             self.dataset,
@@ -107,8 +110,12 @@ class FlowRun:
             limit=self.options.limit,
             look=self.feed.look,
         )
-        with Ahead(map(self.feed.prepare, read), depth=1) as ahead:
-            yield iter(ahead)
+        if not ahead:
+            with closing(read):
+                yield map(self.feed.prepare, read)
+            return
+        with Ahead(map(self.feed.prepare, read), depth=1) as batches_ahead:
+            yield iter(batches_ahead)
 
 
 def selected(migration: Migration, options: Options) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Generic, TypeVar
 
@@ -71,7 +71,7 @@ def batches(
     workers: int,
     look: Callable[[Iterator[Batch]], Iterator[T]],
     limit: int | None = None,
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """What ``look`` makes of the batches of each partition of a dataset, in the order of its partitions.
 
     Up to ``workers`` partitions are read at once, each in a thread that also does the looking. A ``limit`` on

@@ -14,11 +14,13 @@ from resettle.engine.apply import Applied
 from resettle.engine.balance import Counts, Sample
 from resettle.engine.check import Remark
 from resettle.engine.plan import Plan
+from resettle.engine.rehearse import Rehearsed
 from resettle.engine.verify import Verified
 
-_SIGNS = {"create": "[green]+[/]", "update": "[yellow]~[/]", "reuse": "[cyan]=[/]"}
+_SIGNS = {"create": "[green]+[/]", "update": "[yellow]~[/]", "reuse": "[cyan]=[/]", "patch": "[yellow]~[/]"}
 
 
+_PAST = {"create": "created", "update": "updated", "patch": "patched", "reuse": "reused"}
 _ALWAYS = {"done", "unchanged", "held"}
 
 
@@ -26,8 +28,8 @@ def counts_table(counts: Sequence[Counts]) -> Table:
     """One line per flow: what was read, what became of it, and the rows behind it. Empty columns are left out."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     words = [str(word) for word in Status if word in _ALWAYS or any(one.units[word] for one in counts)]
-    actions = [word for word in ("create", "update", "reuse") if any(one.total(Action(word)) for one in counts)]
-    for title in ("flow", "read", *words, *(f"rows {word}d" for word in actions)):
+    actions = [word for word in _PAST if any(one.total(Action(word)) for one in counts)]
+    for title in ("flow", "read", *words, *(f"rows {_PAST[word]}" for word in actions)):
         table.add_column(title, justify="left" if title == "flow" else "right", no_wrap=True)
     for one in counts:
         units = [_number(one.units[word], word) for word in words]
@@ -62,21 +64,49 @@ def print_applied(console: Console, applied: Applied) -> None:
     console.print(counts_table(applied.counts))
     for counts in applied.counts:
         _reasons(console, counts)
-    held = sum(counts.units[Status.HELD] for counts in applied.counts)
+    _what_next(console, applied.counts)
+    if applied.interrupted:
+        console.print("Interrupted after a whole batch; go on with: [bold]resettle apply[/]")
+
+
+def print_rehearsed(console: Console, rehearsed: Rehearsed) -> None:
+    """A rehearsal, for people."""
+    console.print("[bold]rehearsal[/] everything was written to the real tables, and rolled back")
+    console.print(counts_table(rehearsed.counts))
+    for counts in rehearsed.counts:
+        _reasons(console, counts)
+        for kind, kept in counts.samples.items():
+            for sample in kept if kind.startswith(("held", "failed")) else ():
+                console.print(f"  [yellow]![/] {_line(counts.flow, kind, sample)}", highlight=False)
+    lost = sum(counts.units[Status.HELD] + counts.units[Status.FAILED] for counts in rehearsed.counts)
+    if lost:
+        console.print(f"[yellow]{lost:,} records would not go in[/] as they are. The rest was accepted.")
+    else:
+        console.print("[green]The target accepts everything.[/]")
+    console.print("Nothing stays of it but the numbers that sequences gave out.")
+
+
+def _what_next(console: Console, counted: Sequence[Counts]) -> None:
+    held = sum(counts.units[Status.HELD] for counts in counted)
+    failed = sum(counts.units[Status.FAILED] for counts in counted)
+    if failed:
+        console.print(f"[red]{failed:,} records failed[/] and are tried again by the next [bold]resettle apply[/].")
     if held:
         console.print(
             f"[yellow]{held:,} records are held.[/] See them: [bold]resettle held list[/]; once they or the mapping"
             " are right: [bold]resettle held replay[/]"
         )
-    if applied.interrupted:
-        console.print("Interrupted after a whole batch; go on with: [bold]resettle apply[/]")
 
 
 def _reasons(console: Console, counts: Counts) -> None:
     parts = [f"{reason} {count:,}" for reason, count in counts.reasons.most_common()]
+    parts += [f"{reason} {count:,} rows left out" for reason, count in counts.left_out.most_common()]
     parts += [f"{name} {count:,} (warning, migrated)" for name, count in counts.warnings.most_common()]
     if parts:
         console.print(f"  {counts.flow}: {', '.join(parts)}", highlight=False)
+    width = max(map(len, counts.summary), default=0)
+    for name, figure in counts.summary.items():
+        console.print(f"  {name:<{width}}  {figure:>12,}", highlight=False)
 
 
 def _samples(console: Console, counts: Counts, samples: int) -> None:
