@@ -19,7 +19,9 @@ _QUOTED = r"(?:'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")"
 _CHECK = re.compile(rf'{_QUOTED}|(?:CONSTRAINT\s+("(?:[^"]|"")*"|\w+)\s+)?\bCHECK\s*\(', re.IGNORECASE)
 _PAREN = re.compile(rf"{_QUOTED}|[()]")
 _LISTED = re.compile(rf"\(?\s*[\"`\[]?(\w+)[\"`\]]?\s+IN\s*\(((?:\s*{_QUOTED}\s*,?)+)\)\s*\)?", re.IGNORECASE)
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE)
+NUMBER = r"(?i)^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$"
+"""What SQLite may take for a number and store as one, as Python's and Arrow's regular expressions say it."""
+_NUMBER = re.compile(NUMBER)
 
 
 def quote(name: str) -> str:
@@ -160,18 +162,19 @@ def kept(text: str | None, numeric: bool) -> bool:
 
 def tuples(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
     """Rows as sqlite3 takes them; a NaN becomes text, because SQLite would silently store a null."""
-    return zip(*(_cells(column) for column in rows.columns), strict=True)
+    return zip(*(cells(column) for column in rows.columns), strict=True)
 
 
-def _cells(column: pa.ChunkedArray) -> list[Any]:
+def cells(column: pa.ChunkedArray) -> list[Any]:
+    """A column as sqlite3 takes it."""
     held = column.type
     if pa.types.is_uint64(held):
         signed = [chunk.view(pa.int64()) for chunk in column.chunks]
         return list(pa.chunked_array(signed, pa.int64()).to_pylist())
-    cells: list[Any] = (column if storage_of(held) != "TEXT" else column.cast(pa.string())).to_pylist()
+    found: list[Any] = (column if storage_of(held) != "TEXT" else column.cast(pa.string())).to_pylist()
     if pa.types.is_floating(held) and pc.any(pc.is_nan(column)).as_py():
-        return ["NaN" if cell != cell else cell for cell in cells]
-    return cells
+        return ["NaN" if cell != cell else cell for cell in found]
+    return found
 
 
 def storage_of(held: pa.DataType) -> str:

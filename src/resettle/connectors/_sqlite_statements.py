@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from resettle.batch import Action, Kind, Schema
 from resettle.calls import Translate
-from resettle.connectors._sqlite import Rows, bare, kept, quote, storage_of, tuples
+from resettle.connectors._sqlite import NUMBER, Rows, bare, cells, kept, quote, storage_of
 from resettle.errors import ConnectorError, RejectedError
 
 STAGED = "resettle_rows"
 UNIT = "resettle_unit"
+PARAMETERS = 1_000
+"""In one INSERT of many rows; more gain nothing."""
 
 
 def connect(uri: str, timeout: float) -> sqlite3.Connection:
@@ -101,10 +104,29 @@ def declared_types(connection: sqlite3.Connection, sql: str) -> list[str]:
 
 
 def insert(connection: sqlite3.Connection, target: str, rows: pa.Table) -> None:
-    """Insert into a table whose name is quoted already."""
-    names, marks = ", ".join(map(quote, rows.column_names)), ", ".join("?" * rows.num_columns)
+    """Insert into a table whose name is quoted already.
+
+    Many rows a statement: for each statement Python gives up its lock and, while another thread is at work, waits
+    for it again.
+    """
+    names, row = ", ".join(map(quote, rows.column_names)), f"({', '.join('?' * rows.num_columns)})"
+    many = max(PARAMETERS // rows.num_columns, 1)
+    into = f"INSERT OR ABORT INTO {target} ({names}) VALUES "
+    columns = [cells(column) for column in rows.columns]
+    whole = rows.num_rows - rows.num_rows % many
     with savepoint(connection):
-        connection.executemany(f"INSERT OR ABORT INTO {target} ({names}) VALUES ({marks})", tuples(rows))
+        connection.executemany(into + ", ".join([row] * many), _flat(columns, whole, many))
+        connection.executemany(into + row, zip(*(column[whole:] for column in columns), strict=True))
+
+
+def _flat(columns: Sequence[list[Any]], rows: int, many: int) -> Iterator[list[Any]]:
+    """The cells of ``many`` rows at a time, row after row."""
+    width = len(columns)
+    for start in range(0, rows, many):
+        flat: list[Any] = [None] * (many * width)
+        for place, column in enumerate(columns):
+            flat[place::width] = column[start : start + many]
+        yield flat
 
 
 def fill(connection: sqlite3.Connection, name: str, rows: pa.Table) -> None:
@@ -205,11 +227,44 @@ class Change:
 
 
 def write(connection: sqlite3.Connection, schema: Schema, rows: pa.Table, key: Sequence[str], action: Action) -> None:
-    """Write all rows or none."""
+    """Write all rows or none.
+
+    New rows go straight in where they can neither point at each other nor be kept inexactly. What is refused
+    there is staged, to find out why.
+    """
+    if action is Action.CREATE and _unlinked(schema, key) and not _may_be_inexact(schema, rows):
+        try:
+            insert(connection, f"main.{quote(schema.dataset)}", rows)
+            return
+        except sqlite3.IntegrityError:
+            if not connection.in_transaction:  # a trigger rolled everything back
+                raise
     with savepoint(connection):
         fill(connection, STAGED, rows)
         Change(schema, rows.column_names, key, action).apply(connection)
         connection.execute(f"DROP TABLE temp.{quote(STAGED)}")
+
+
+def _unlinked(schema: Schema, key: Sequence[str]) -> bool:
+    unique = set(key) in [set(names) for names in (schema.key, *schema.unique)]
+    return unique and not any(fk.target == schema.dataset for fk in schema.foreign_keys)
+
+
+def _may_be_inexact(schema: Schema, rows: pa.Table) -> bool:
+    """A look at all cells at once: whether some could be one that `Change` refuses to write."""
+    for name in rows.column_names:
+        column = schema.column(name)
+        if column is None or not column.native:
+            continue
+        if column.kind is Kind.FLOAT64 and pa.types.is_floating(rows[name].type):
+            suspect = pc.is_nan(rows[name])
+        elif column.kind in (Kind.FLOAT64, Kind.NUMERIC, Kind.OTHER):
+            suspect = pc.match_substring_regex(rows[name].cast(pa.string()), NUMBER)
+        else:
+            continue
+        if pc.any(suspect).as_py():
+            return True
+    return False
 
 
 def delete(connection: sqlite3.Connection, schema: Schema, keys: pa.Table) -> int:
