@@ -62,6 +62,11 @@ where cut is not null order by cut
 """
 
 
+MANY_KEYS = 1_000
+"""From so many keys on that no unique index holds the table is read once, and not through an index that some of
+their columns begin: the planner knows nothing of the keys, and would read much of the table for each of them."""
+
+
 def read(
     connection: Connection, relation: Relation, between: Mapping[str, Any], rows: int
 ) -> Generator[pa.Table, None, None]:
@@ -85,7 +90,16 @@ def fetch(connection: Connection, relation: Relation, keys: pa.Table, columns: S
         equal(keys.column_names, lambda name: sql.Identifier("k", name)),
         sql.SQL(" for no key update of t" if lock else ""),
     )
-    return take(connection, query, taken)
+    indexed = any(set(unique) <= set(keys.column_names) for unique in relation.uniques.values())
+    if indexed or keys.num_rows < MANY_KEYS:
+        return take(connection, query, taken)
+    switch = "select set_config(name, '{}', true) from unnest(array['enable_nestloop', 'enable_mergejoin']) name"
+    connection.execute(switch.format("off").encode())
+    try:
+        return take(connection, query, taken)
+    finally:
+        if connection.info.transaction_status is not psycopg.pq.TransactionStatus.INERROR:
+            connection.execute(switch.format("on").encode())
 
 
 def count_orphans(connection: Connection, relation: Relation, target: Relation, key: ForeignKey) -> int:

@@ -5,9 +5,7 @@ A batch that the target refuses is narrowed to the refused units, which are held
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -16,8 +14,9 @@ import pyarrow as pa
 
 from resettle.batch import Action, Status
 from resettle.calls import Caller
-from resettle.connector import Sql, Target
+from resettle.connector import Target
 from resettle.engine.balance import Counts
+from resettle.engine.commit import alive, transactions
 from resettle.engine.count import count_decision, count_prepared, summarise
 from resettle.engine.decide import Decider
 from resettle.engine.decision import Decided, Decision, Foreseen
@@ -28,14 +27,13 @@ from resettle.engine.patch import documents
 from resettle.engine.plan import Plan, check_fresh, decision_hashes, plan
 from resettle.engine.remember import record_of
 from resettle.engine.uniques import Hashes, contains
-from resettle.errors import FenceError, RejectedError, ResettleError, StalePlanError
+from resettle.errors import RejectedError, StalePlanError
 from resettle.ledger.ledger import Ledger
 from resettle.ledger.records import Run
 from resettle.mapping.functions import connect
 from resettle.mapping.load import Migration
 from resettle.middleware.isolate import isolate
 
-HEARTBEAT = 15.0
 LARGE = 10_000
 """Rows created by a flow after which the ledger's store makes statistics."""
 
@@ -79,7 +77,7 @@ def apply(
     compiled = {name: compile_flow(migration, name, connections) for name in names}
     ledger.prepare({name: list(flow.all_outputs) for name, flow in migration.file.flows.items()})
     counted: list[Counts] = []
-    with ledger.run(phase, options.as_json(), now, lock=True) as run, _alive(ledger, run):
+    with ledger.run(phase, options.as_json(), now, lock=True) as run, alive(ledger, run):
         for name in names:
             flow = open_flow(migration, name, connections, ledger, foreseen, now, options, compiled.pop(name))
             counts = Counts(name, unmapped=flow.shape.unmapped, unseen=flow.shape.unseen)
@@ -163,7 +161,7 @@ class Writer:
             tries += 1
             if tries > 1:  # a lost answer may have been a commit: look at the ledger again
                 prepared = replace(prepared, known=self._ledger.known(self._flow.name, prepared.units))
-            with _transactions(self._flow.targets, self._ledger):
+            with transactions(self._flow.targets, self._ledger):
                 decision = self._decider.decide(prepared, optimistic=self._optimistic and tries == 1, lock=True)
                 if tries == 1:  # what a lost answer had committed is unchanged now, as the plan would have it
                     self._allow(decision)
@@ -189,7 +187,7 @@ class Writer:
 
     def _refusals(self, prepared: Prepared) -> pa.Table | None:
         """Ask the target, in one pass without a trace, which units it refuses."""
-        with _transactions(self._flow.targets, self._ledger, rollback=True):
+        with transactions(self._flow.targets, self._ledger, rollback=True):
             decision = self._decider.decide(prepared, optimistic=False, lock=True)
             target = self._target(decision.outputs[0])
             writes, units = [], []
@@ -233,50 +231,6 @@ class Writer:
             rows = updates.select(names).rename_columns([*output.names, *output.updates])
             columns = [column for name in output.updates if (column := output.schema.column(name))]
             yield as_wire(rows, columns), Action.UPDATE, updates["_unit"].combine_chunks()
-
-
-class _RollbackError(Exception):
-    """Leaves a transaction without a trace."""
-
-
-@contextmanager
-def _transactions(targets: Mapping[str, Target], ledger: Ledger, *, rollback: bool = False) -> Iterator[None]:
-    """One transaction per store; the ledger's is the target's own where it lives beside the data."""
-    shared: list[Sql] = [sql for target in targets.values() if (sql := target.sql()) is not None]
-    try:
-        with ExitStack() as stack:
-            if not any(ledger.lives_in(sql) for sql in shared):
-                stack.enter_context(ledger.transaction())
-            for target in targets.values():
-                stack.enter_context(target.transaction())
-            yield
-            if rollback:
-                raise _RollbackError
-    except _RollbackError:
-        return
-
-
-@contextmanager
-def _alive(ledger: Ledger, run: Run) -> Iterator[None]:
-    """Show signs of life from a thread while the run reads or waits."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(HEARTBEAT):
-            try:
-                ledger.heartbeat(run)
-            except FenceError:
-                return  # the next commit says so, where it can be handled
-            except ResettleError:
-                continue  # a missed beat is harmless; a lasting trouble shows in the writes
-
-    thread = threading.Thread(target=beat, name="resettle-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def run_after(statements: list[str], targets: Mapping[str, Target]) -> None:

@@ -165,6 +165,7 @@ class Decider:
         matched = self._match_known(wanted, known)
         same = matched.filter(pc.field("same"))["_at"].combine_chunks()
         asked = wanted.filter(pc.invert(pc.is_in(wanted["_at"], same))) if len(same) else wanted
+        asked = asked.filter(asked["_there"]) if output.settles else asked
         shapes = [s for s in pc.unique(matched["shape"]).to_pylist() if s in self._shapes]
         present = self._fetch(output, asked, shapes, lock=lock)
         keyed = keyed_rows(self._db, output, present, matched, wanted, {s: self._shapes[s] for s in shapes})

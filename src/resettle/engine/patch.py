@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 
 from resettle.batch import Column
 from resettle.engine.fingerprint import fingerprints
+from resettle.engine.images import texts as texts_of
 from resettle.engine.statements import OutputShape
-from resettle.mapping import pointer
 from resettle.mapping.functions import canonical_text
+from resettle.mapping.pointer import Document, Splice
 
 CHANGED = "changed_meanwhile"
 NO_ROW = "no_row_to_patch"
@@ -37,24 +38,37 @@ def states(
 ) -> tuple[pa.Array, pa.Array]:
     """Action (patch, unchanged or conflict) and reason of each row. ``present``: the rows that are there, by _key."""
     at = pc.index_in(rows["_key"], present["_key"].combine_chunks())
-    actions = ["unchanged" if place is not None else "conflict" for place in at.to_pylist()]
-    reasons: list[str | None] = [None if place is not None else NO_ROW for place in at.to_pylist()]
     places = at.to_pylist()
+    actions = ["unchanged" if place is not None else "conflict" for place in places]
+    reasons: list[str | None] = [None if place is not None else NO_ROW for place in places]
     if plain := plain_columns(output):
         differ = _differ(connection, plain, rows, present, at)
         actions = ["patch" if d and a == "unchanged" else a for d, a in zip(differ, actions, strict=True)]
     for name in output.edits:
-        documents = present[name].to_pylist()
-        for row, edit in enumerate(_edits(rows, name)):
+        texts = _Documents(present[name])
+        for row, (pointer, value, expect) in enumerate(_edits(rows, name)):
             place = places[row]
-            if place is None or edit[0] is None or edit[1] is None:
+            if place is None or pointer is None or value is None:
                 continue
-            state = _state(documents[place], edit[0], edit[1], edit[2])
+            state = _state(texts[place], pointer, value, expect)
             if state == CHANGED:
                 actions[row], reasons[row] = "conflict", CHANGED
             elif state == "patch" and actions[row] == "unchanged":
                 actions[row] = "patch"
     return pa.array(actions, pa.string()), pa.array(reasons, pa.string())
+
+
+class _Documents(dict[int, Document | None]):
+    """The documents of a column by row, each parsed when it is first asked for."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        super().__init__()
+        self.texts = column.to_pylist()
+
+    def __missing__(self, place: int) -> Document | None:
+        text = self.texts[place]
+        self[place] = None if text is None else Document(text)
+        return self[place]
 
 
 def documents(output: OutputShape, rows: pa.Table, present: pa.Table) -> Iterator[tuple[pa.Table, pa.Array]]:
@@ -67,32 +81,40 @@ def documents(output: OutputShape, rows: pa.Table, present: pa.Table) -> Iterato
         yield first.select([*output.key_names, *(column.name for column in plain)]), first["_unit"].combine_chunks()
     places = pc.index_in(rows["_key"], present["_key"].combine_chunks()).to_pylist()
     for name in output.edits:
-        before = present[name].to_pylist()
-        after = dict[int, str]()
-        for place, (at, value, _) in zip(places, _edits(rows, name), strict=True):
-            if at is not None and value is not None:
-                after[place] = pointer.put(after.get(place, before[place]), at, value) or before[place]
-        changed = [place for place, text in after.items() if text != before[place]]
-        if changed:
-            keys = present.take(pa.array(changed)).select(list(output.key_names))
-            units = rows["_unit"].take(pa.array([places.index(place) for place in changed]))
-            texts = pa.array([after[place] for place in changed], present[name].type)
-            yield keys.append_column(name, texts), units.combine_chunks()
+        texts = _Documents(present[name])
+        splices: dict[int, list[Splice]] = {}
+        owners: dict[int, int] = {}
+        for row, (place, (pointer, value, _)) in enumerate(zip(places, _edits(rows, name), strict=True)):
+            document = texts[place] if pointer is not None and value is not None else None
+            if document is None or pointer is None or value is None or _is(document.at(pointer), value):
+                continue
+            splice = document.splice(pointer, value)
+            if splice is not None and splice not in splices.setdefault(place, []):
+                splices[place].append(splice)
+                owners.setdefault(place, row)
+        if splices:
+            keys = present.take(pa.array(list(splices))).select(list(output.key_names))
+            after = [texts[place].with_splices(done) for place, done in splices.items()]  # type: ignore[union-attr]
+            units = rows["_unit"].take(pa.array([owners[place] for place in splices]))
+            yield keys.append_column(name, pa.array(after, present[name].type)), units.combine_chunks()
 
 
-def images(output: OutputShape, rows: pa.Table, present: pa.Table) -> list[str]:
-    """What stood where each row is patched, as JSON: column -> value, or at, was (null if nothing) and set."""
+def images(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table, present: pa.Table) -> list[str]:
+    """What stood where each row is patched, and what stands there now, as engine/images.py says."""
     places = pc.index_in(rows["_key"], present["_key"].combine_chunks()).to_pylist()
     found: list[dict[str, Any]] = [{} for _ in places]
-    for column in plain_columns(output):
-        values = present[column.name].cast(pa.string()).to_pylist()
-        for image, place in zip(found, places, strict=True):
-            image[column.name] = values[place]
+    plain = plain_columns(output)
+    before = texts_of(connection, present, plain, exact=True)
+    after = texts_of(connection, rows, plain, exact=False)
+    for name in before:
+        for image, place, value in zip(found, places, after[name], strict=True):
+            image[name] = {"was": before[name][place], "set": value}
     for name in output.edits:
-        texts = present[name].to_pylist()
-        for image, place, (at, value, _) in zip(found, places, _edits(rows, name), strict=True):
-            if at is not None and value is not None:
-                image[name] = {"at": at, "was": pointer.at(texts[place], at), "set": value}
+        texts = _Documents(present[name])
+        for image, place, (pointer, value, _) in zip(found, places, _edits(rows, name), strict=True):
+            document = texts[place] if pointer is not None and value is not None else None
+            if document is not None and pointer is not None:
+                image[name] = {"at": pointer, "was": document.at(pointer), "set": value}
     return [json.dumps(image) for image in found]
 
 
@@ -100,16 +122,20 @@ def _edits(rows: pa.Table, name: str) -> Edits:
     return list(zip(*(rows[f"_{part}_{name}"].to_pylist() for part in ("at", "set", "expect")), strict=True))
 
 
-def _state(document: str | None, at: str, value: str, expect: str | None) -> str:
+def _state(document: Document | None, pointer: str, value: str, expect: str | None) -> str:
     if document is None:
         return CHANGED
-    current = pointer.at(document, at)
-    if current is not None and canonical_text(current) == canonical_text(value):
+    if _is(document.at(pointer), value):
         return "unchanged"
-    holder = pointer.parent(document, at)
-    if holder is None or (expect is not None and canonical_text(holder) != canonical_text(expect)):
+    holder = document.parent(pointer)
+    if holder is None or (expect is not None and not _is(holder, expect)):
         return CHANGED
-    return "patch" if pointer.put(document, at, value) is not None else CHANGED
+    return "patch" if document.splice(pointer, value) is not None else CHANGED
+
+
+def _is(found: str | None, wanted: str) -> bool:
+    """Whether two JSON texts say the same."""
+    return found is not None and (found == wanted or canonical_text(found) == canonical_text(wanted))
 
 
 def _differ(

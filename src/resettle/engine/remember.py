@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Action, Column, Kind, Status
+from resettle.batch import Action, Status
 from resettle.engine import patch
 from resettle.engine.decision import Decided, Decision, first_of_unit
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb
+from resettle.engine.images import image_sql, with_known
 from resettle.engine.statements import FlowShape, OutputShape
 from resettle.ledger.records import Record
 from resettle.mapping.columns import literal, quote
@@ -65,7 +66,8 @@ def record_of(
         changed.append(_changed(made, rows))
         overwritten = made.having(Action.PATCH if output.patch else Action.UPDATE)
         if overwritten.num_rows:
-            images.append(_images(connection, output, made, overwritten))
+            found = _images(connection, output, made, overwritten)
+            images.append(_with_known(connection, found, made, prepared))
     return Record(
         _concat(created, _CREATED),
         _concat(changed, _CHANGED),
@@ -163,7 +165,7 @@ def _changed(made: Decided, rows: pa.Table) -> pa.Table:
 def _images(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided, rows: pa.Table) -> pa.Table:
     """What stood in the columns (or places of documents) that are overwritten, as JSON of texts, for rollback."""
     if output.patch:
-        texts = pa.array(patch.images(output, rows, made.present), pa.string())
+        texts = pa.array(patch.images(connection, output, rows, made.present), pa.string())
         found = pa.table({"unit": rows["_unit"], "n": rows["_n"], "target_key": rows["_key"], "image": texts})
     else:
         names = [*output.names, *output.updates]
@@ -177,18 +179,14 @@ def _images(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: De
         )
         connection.unregister("_p")
         connection.unregister("_u")
-    found = found.append_column("output", pa.repeat(pa.scalar(made.number, pa.int16()), found.num_rows))
-    return found.select(_IMAGES.names).cast(_IMAGES)
+    return found.append_column("output", pa.repeat(pa.scalar(made.number, pa.int16()), found.num_rows))
 
 
-def image_sql(columns: Sequence[Column], alias: str) -> str:
-    """SQL for a JSON object of columns as text: exact, whatever JSON makes of numbers."""
-    texts = (
-        f"hex({alias}.{quote(c.name)})" if c.kind is Kind.BINARY else f"CAST({alias}.{quote(c.name)} AS VARCHAR)"
-        for c in columns
-    )
-    fields = ", ".join(f"{literal(c.name)}, {text}" for c, text in zip(columns, texts, strict=True))
-    return f"CAST(json_object({fields}) AS VARCHAR)"
+def _with_known(connection: duckdb.DuckDBPyConnection, images: pa.Table, made: Decided, prepared: Prepared) -> pa.Table:
+    """The images with what the ledger knows of their rows until now."""
+    known = prepared.known.rows
+    known = known.filter(pc.equal(known["output"], made.number))
+    return with_known(connection, images, known).select(_IMAGES.names).cast(_IMAGES)
 
 
 def _all_plainly_done(decision: Decision, prepared: Prepared) -> bool:

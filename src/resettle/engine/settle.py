@@ -1,7 +1,8 @@
 """Settle: under which key a row of a `match:` output goes: its own, or that of the row it reuses.
 
-A row is found by its natural key, null-safe, and goes by its target's primary key. What the ledger remembers of it
-counts first, then what is there in the target, then what this run has made, then the first row of this batch.
+A row is found by its natural key, null-safe, and goes by its target's primary key (_nk is the one, _there says
+whether the target may have the other). What the ledger remembers of it counts first, then what is there in the
+target, then what this run has made, then the first row of this batch.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ NOTHING_MADE = pa.table({"_nk": pa.array([], pa.binary()), "key": pa.array([], p
 _CANDIDATES = pa.schema([("_nk", pa.binary()), ("key", pa.string()), ("why", pa.string())])
 
 _SQL = """
-SELECT w._at, coalesce(k.target_key, c.key, m.key, first_value(w._key) OVER (
+SELECT w._at, coalesce(k.target_key, c.key) IS NOT NULL AS there,
+  coalesce(k.target_key, c.key, m.key, first_value(w._key) OVER (
     PARTITION BY w._nk ORDER BY w._at ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)) AS key,
   CASE WHEN k.target_key IS NULL THEN c.why END AS why
 FROM _w w
@@ -118,7 +120,7 @@ def _chosen(
     finally:
         for name in tables:
             connection.unregister(name)
-    rows = _under(connection, output, rows, found["key"])
+    rows = _under(connection, output, rows, found["key"]).append_column("_there", found["there"])
     refused = pc.is_valid(found["why"])
     if not pc.any(refused).as_py():
         return rows, None

@@ -22,9 +22,9 @@ from resettle.batch import Status
 from resettle.connector import Sql
 from resettle.errors import FenceError, LedgerError, LedgerVersionError, LockedError, RejectedError
 from resettle.ledger import d1, postgres, sqlite
-from resettle.ledger.listing import Listing
 from resettle.ledger.owner import STALE_AFTER, is_dead, me
 from resettle.ledger.records import ROWS, UNITS, Hashes, Known, Record, Run, Seen, nothing_known
+from resettle.ledger.undo import Undoing
 
 VERSION = 1
 
@@ -33,7 +33,7 @@ _COMPLETED = ("done", "held")
 """How a run ends that came to its end."""
 
 
-class Ledger(Listing):
+class Ledger(Undoing):
     """The ledger of one migration and environment, in the store behind ``sql``."""
 
     def __init__(self, sql: Sql, migration: str, environment: str, *, schema: str, version: str) -> None:

@@ -4,107 +4,159 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from json import decoder
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_BLANK = frozenset(" \t\r\n")
 _value_end = json.JSONDecoder(parse_float=str, parse_int=str).raw_decode
 _string_end = decoder.scanstring  # type: ignore[attr-defined]
 
 Span = tuple[int, int]
+Splice = tuple[int, int, str]
+"""Replace the characters from here to there by this."""
 
 
-def at(document: str, pointer: str) -> str | None:
-    """The text of the value at a pointer; None where there is none. Raises ValueError for what is no JSON."""
-    span = _find(document, _steps(pointer))
-    return document[slice(*span)] if span else None
+class Document:
+    """One JSON text; what is found in it once is not looked for again. Raises ValueError for what is no JSON."""
 
+    def __init__(self, text: str) -> None:
+        self.text = text
+        start = _skip(text, 0)
+        self._whole = (start, _end(text, start))
+        self._children: dict[int, Mapping[str, Span]] = {}
 
-def parent(document: str, pointer: str) -> str | None:
-    """The text of what holds the value at a pointer, whether that value is there or not."""
-    span = _find(document, _steps(pointer)[:-1])
-    return document[slice(*span)] if span else None
+    def at(self, pointer: str) -> str | None:
+        """The text of the value at a pointer; None where there is none."""
+        return self._of(self._find(steps(pointer)))
+
+    def parent(self, pointer: str) -> str | None:
+        """The text of what holds the value at a pointer, whether that value is there or not."""
+        return self._of(self._find(steps(pointer)[:-1]))
+
+    def splice(self, pointer: str, value: str) -> Splice | None:
+        """What puts ``value`` (JSON text) at the pointer, behind the other members where it is new.
+
+        None where there is no object or list element that could hold it.
+        """
+        path = steps(pointer)
+        span = self._find(path)
+        if span:
+            return (*span, value)
+        holder = self._find(path[:-1])
+        if not path or holder is None or self.text[holder[0]] != "{":
+            return None
+        members = self._members(holder[0])
+        place = max((end for _, end in members.values()), default=holder[0] + 1)
+        wide = any(self.text[start - 1] == " " for start, _ in members.values())
+        colon, comma = (": ", ", ") if wide else (":", ",")
+        name = json.dumps(path[-1], ensure_ascii=False)
+        return place, place, f"{comma if members else ''}{name}{colon}{value}"
+
+    def without(self, pointer: str) -> Splice | None:
+        """What takes the member at the pointer away: the reverse of a `splice` that was new. None if it has none."""
+        path = steps(pointer)
+        holder = self._find(path[:-1])
+        if not path or holder is None or self.text[holder[0]] != "{":
+            return None
+        members = self._members(holder[0])
+        if path[-1] not in members:
+            return None
+        start, end = members[path[-1]]
+        before = max((stop for begin, stop in members.values() if begin < start), default=None)
+        if before is not None:
+            return before, end, ""
+        after = _skip(self.text, end)
+        return holder[0] + 1, after + 1 if self.text[after] == "," else end, ""
+
+    def with_splices(self, splices: Iterable[Splice]) -> str:
+        """The text with all these done; of two at one place the first comes first."""
+        parts, place = [], 0
+        for start, end, text in sorted(splices, key=lambda one: one[:2]):
+            parts += [self.text[place:start], text]
+            place = end
+        return "".join([*parts, self.text[place:]])
+
+    def _of(self, span: Span | None) -> str | None:
+        return self.text[slice(*span)] if span else None
+
+    def _find(self, path: tuple[str, ...]) -> Span | None:
+        span: Span | None = self._whole
+        for step in path:
+            if span is None:
+                return None
+            opening = self.text[span[0]]
+            if opening == "{":
+                span = self._members(span[0]).get(step)
+            else:
+                span = self._items(span[0]).get(step) if opening == "[" else None
+        return span
+
+    def _members(self, start: int) -> Mapping[str, Span]:
+        """Start and end of value of each member of the object that starts there, by name.
+
+        Of members with one name the last counts, as it does in JavaScript and in Postgres.
+        """
+        if start in self._children:
+            return self._children[start]
+        text, found = self.text, dict[str, Span]()
+        place = _skip(text, start + 1)
+        while text[place] != "}":
+            name, place = _string_end(text, place + 1, False)
+            begin = _skip(text, _skip(text, place) + 1)
+            end = _end(text, begin)
+            found[name] = (begin, end)
+            place = _skip(text, end)
+            if text[place] == ",":
+                place = _skip(text, place + 1)
+        self._children[start] = found
+        return found
+
+    def _items(self, start: int) -> Mapping[str, Span]:
+        if start in self._children:
+            return self._children[start]
+        text, found = self.text, dict[str, Span]()
+        place = _skip(text, start + 1)
+        while text[place] != "]":
+            end = _end(text, place)
+            found[str(len(found))] = (place, end)
+            place = _skip(text, end)
+            if text[place] == ",":
+                place = _skip(text, place + 1)
+        self._children[start] = found
+        return found
 
 
 def put(document: str, pointer: str, value: str) -> str | None:
-    """The document with ``value`` (JSON text) at the pointer, put after its other members where it is new.
-
-    None where there is no object or list element that could hold it.
-    """
-    steps = _steps(pointer)
-    span = _find(document, steps)
-    if span:
-        return document[: span[0]] + value + document[span[1] :]
-    holder = _find(document, steps[:-1])
-    if not steps or holder is None or document[holder[0]] != "{":
-        return None
-    members = list(_members(document, holder[0]))
-    place = members[-1][2] if members else holder[0] + 1
-    colon = ": " if members and document[members[-1][1] - 1] == " " else ":"
-    comma = ("," + colon[1:]) if members else ""
-    return f"{document[:place]}{comma}{json.dumps(steps[-1], ensure_ascii=False)}{colon}{value}{document[place:]}"
+    """The document with ``value`` (JSON text) at the pointer; None where there is no place for it."""
+    found = Document(document)
+    splice = found.splice(pointer, value)
+    return found.with_splices([splice]) if splice else None
 
 
 def take(document: str, pointer: str) -> str | None:
-    """The document without the member at the pointer: the reverse of `put` where that was new. None if it has none."""
-    steps = _steps(pointer)
-    holder = _find(document, steps[:-1])
-    if not steps or holder is None or document[holder[0]] != "{":
-        return None
-    members = list(_members(document, holder[0]))
-    for number, (name, _, end) in enumerate(members):
-        if name == steps[-1]:
-            start = members[number - 1][2] if number else holder[0] + 1
-            rest = document[end:]
-            if not number and len(members) > 1:  # the comma behind the first member goes with it
-                rest = rest[_SPACE.match(rest).end() + 1 :]  # type: ignore[union-attr]
-            return document[:start] + rest
-    return None
+    """The document without the member at the pointer; None if it has none."""
+    found = Document(document)
+    splice = found.without(pointer)
+    return found.with_splices([splice]) if splice else None
 
 
-def _steps(pointer: str) -> tuple[str, ...]:
+def at(document: str, pointer: str) -> str | None:
+    """The text of the value at a pointer; None where there is none."""
+    return Document(document).at(pointer)
+
+
+def steps(pointer: str) -> tuple[str, ...]:
+    """A pointer's steps. Raises ValueError for what is none."""
     if pointer and not pointer.startswith("/"):
         raise ValueError("a JSON pointer is empty or starts with /")
-    return tuple(step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:])
-
-
-def _find(document: str, steps: tuple[str, ...]) -> Span | None:
-    start = _skip(document, 0)
-    span: Span | None = (start, _end(document, start))
-    for step in steps:
-        if span is None:
-            return None
-        opening = document[span[0]]
-        children = _members(document, span[0]) if opening == "{" else _items(document, span[0])
-        # Of members with one name the last counts, as it does in JavaScript and in Postgres.
-        span = next(((s, e) for name, s, e in reversed([*children]) if name == step), None) if opening in "{[" else None
-    return span
-
-
-def _members(document: str, start: int) -> Iterator[tuple[str, int, int]]:
-    """Name, start and end of value of each member of the object that starts there."""
-    place = _skip(document, start + 1)
-    while document[place] != "}":
-        name, place = _string_end(document, place + 1, False)
-        begin = _skip(document, _skip(document, place) + 1)
-        end = _end(document, begin)
-        yield name, begin, end
-        place = _skip(document, end)
-        if document[place] == ",":
-            place = _skip(document, place + 1)
-
-
-def _items(document: str, start: int) -> Iterator[tuple[str, int, int]]:
-    place, number = _skip(document, start + 1), 0
-    while document[place] != "]":
-        end = _end(document, place)
-        yield str(number), place, end
-        place, number = _skip(document, end), number + 1
-        if document[place] == ",":
-            place = _skip(document, place + 1)
+    parts = pointer.split("/")[1:]
+    return tuple(part.replace("~1", "/").replace("~0", "~") if "~" in part else part for part in parts)
 
 
 def _skip(document: str, place: int) -> int:
+    if document[place : place + 1] not in _BLANK:
+        return place
     found = _SPACE.match(document, place)
     return found.end() if found else place
 
