@@ -8,22 +8,20 @@ keys sort by UTF-16 code units; only quotes, backslashes and control characters 
 import json
 import re
 from decimal import Decimal
+from functools import lru_cache
 
 import orjson
 
 _NUMBER = r"(?:-0[,\]}.\s]|-?(?:\d+(?:\.\d+)?[eE]|\d+\.\d*0(?!\d)|0\.000|\d[\d.]{15}))"
-_ODD = [re.compile(rf'"\s*:\s*{_NUMBER}'), re.compile(rf"[\[,]\s*{_NUMBER}"), re.compile(r'"\d+"\s*:')]
+_ODD = re.compile(rf'(?:"\s*:|[\[,])\s*{_NUMBER}|[{{,]\s*"\d+"\s*:|\\u')
+"""A number or a key that orjson prints or sorts otherwise than JavaScript, or what may be half a surrogate pair."""
 _ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 _SAFE = 2**53
 
 
 def malformed(text: str | None, default: str) -> bool:
     """Whether `json_or` refuses it."""
-    try:
-        json_or(text, default)
-    except (ValueError, RecursionError):
-        return True
-    return False
+    return _read(text, default) is None
 
 
 def json_or(text: str | None, default: str) -> str:
@@ -32,21 +30,30 @@ def json_or(text: str | None, default: str) -> str:
     JSON inside a JSON string is unwrapped: the app's first version stored lists that way. Raises ValueError for
     what is no JSON, of another kind than ``default``, or holds a number that a double would round.
     """
+    found = _read(text, default)
+    if found is None:
+        raise ValueError(f"no JSON like {default}")
+    return found
+
+
+@lru_cache(50_000)
+def _read(text: str | None, default: str) -> str | None:
     if text is None or text in ("", "null", default):
         return default
-    value, odd = _parse(text)
-    while isinstance(value, str):
-        value, odd = _parse(value) if value else (None, False)
-    if value is None:
-        return default
-    if not isinstance(value, list if default.startswith("[") else dict):
-        raise ValueError("another kind of JSON")
-    return _text(value, odd)
+    try:
+        value, odd = _parse(text)
+        while isinstance(value, str):
+            value, odd = _parse(value) if value else (None, False)
+        if value is None:
+            return default
+        return _text(value, odd) if isinstance(value, list if default.startswith("[") else dict) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def stringify(text: str) -> str:
-    """JSON.stringify(JSON.parse(text))."""
-    return _text(*_parse(text))
+    """JSON.stringify(JSON.parse(text)) of compact JSON without equal keys."""
+    return _text(*_parse(text)) if _odd(text) else text
 
 
 def stringify_sorted(text: str) -> str:
@@ -58,9 +65,7 @@ def stringify_sorted(text: str) -> str:
 
 def _odd(text: str) -> bool:
     """Whether it may hold what orjson prints or sorts otherwise than JavaScript: true a bit too often."""
-    if any(pattern.search(text) for pattern in _ODD) or "\\u" in text:
-        return True
-    return not text.isascii() and _ASTRAL.search(text) is not None
+    return _ODD.search(text) is not None or (not text.isascii() and _ASTRAL.search(text) is not None)
 
 
 def _text(value: object, odd: bool) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from resettle.batch import Action, Status
 from resettle.calls import Caller
@@ -186,16 +187,27 @@ class Writer:
             raise
 
     def _refusals(self, prepared: Prepared) -> pa.Table | None:
-        """Ask the target, in one pass without a trace, which units it refuses."""
+        """Ask the target, without a trace, which units it refuses.
+
+        A unit that would reuse what a refused one makes is asked about again, once it makes that itself.
+        """
         with transactions(self._flow.targets, self._ledger, rollback=True):
             decision = self._decider.decide(prepared, optimistic=False, lock=True)
             target = self._target(decision.outputs[0])
-            writes, units = [], []
-            for made in decision.outputs:
-                for rows, action, of in self._writes(made):
-                    writes.append((made.dataset[1], rows, self._key(made), action))
-                    units.append(of)
-            return target.refusals(writes, units) if writes else None
+            refused: list[pa.Table] = []
+            while True:
+                writes, units = [], []
+                for made in decision.outputs:
+                    for rows, action, of in self._writes(made):
+                        writes.append((made.dataset[1], rows, self._key(made), action))
+                        units.append(of)
+                found = target.refusals(writes, units) if writes else None
+                if found is None or not found.num_rows:
+                    return pa.concat_tables(refused) if refused else found
+                led = decision.led_by(found["unit"].combine_chunks())
+                alone = found.filter(pc.invert(pc.is_in(found["unit"], led)))
+                refused.append(alone if alone.num_rows else found)
+                decision = self._decider.hold(decision, refused[-1])
 
     def _allow(self, decision: Decision) -> None:
         if self._allowed is None:

@@ -135,14 +135,6 @@ class Compiler:
         for qualifier, name, position in parsed.columns:
             if qualifier in (None, "source") or qualifier not in self._previous:
                 self._use(qualifier if qualifier not in (None, "source") else name, position, *at)
-            elif self._previous[qualifier].match and name in set(self._previous[qualifier].minted) - {
-                column.name for column in self._previous[qualifier].key
-            }:
-                raise MappingError(
-                    self.migration.expression_place(*at, at=position),
-                    f"`{qualifier}.{name}` is minted, but a reused row has a value of its own",
-                    hint="derive it from the natural key with uuid5(...)",
-                )
         return parsed
 
     def use(self, names: Iterable[str]) -> None:

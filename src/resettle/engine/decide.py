@@ -35,7 +35,7 @@ from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb, as_wire, key_sql, wire_schema
 from resettle.engine.links import Links, key_hashes
 from resettle.engine.present import keyed_rows, with_updates
-from resettle.engine.settle import NOTHING_MADE, settler
+from resettle.engine.settle import NOTHING_MADE, renumbered, settler
 from resettle.engine.shape import Settle
 from resettle.engine.statements import FlowShape, OutputShape
 from resettle.errors import BalanceError
@@ -146,6 +146,7 @@ class Decider:
         if output.patch:
             return self._patched(output, wanted, known, lock=lock)
         wanted = rekeyed(self._db, output, wanted, known)
+        wanted = renumbered(self._db, wanted, known) if output.settles else wanted
         dataset = (output.connection, output.dataset)
         no_rows = wire_schema(output.columns).empty_table()
         if optimistic and self._empty[dataset] and not known.num_rows:

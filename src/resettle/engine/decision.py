@@ -87,6 +87,17 @@ class Decision:
     conflicts: Counter[str]
     """Rows in conflict per output: their units are held or failed, so they are in no table of ``outputs``."""
 
+    def led_by(self, units: pa.Array) -> pa.Array:
+        """Units that reuse a row which one of these units makes in this very batch."""
+        led = [pa.array([], pa.string())]
+        for made in self.outputs:
+            rows = made.rows.filter(pc.invert(made.rows["_known"]))
+            makes = pc.and_(pc.equal(rows["_action"], "create"), pc.is_in(rows["_unit"], units))
+            reuses = pc.and_(pc.equal(rows["_action"], "reuse"), pc.is_null(rows["_present"]))
+            keys = rows.filter(makes)["_key"].combine_chunks()
+            led += rows.filter(pc.and_(reuses, pc.is_in(rows["_key"], keys)))["_unit"].chunks
+        return pa.concat_arrays(led)
+
 
 def holds(units: pa.ChunkedArray, reason: str, detail: str) -> pa.Table:
     count = len(units)

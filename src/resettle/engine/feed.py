@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 
 from resettle.batch import TROUBLE, Batch, Decode, Status
 from resettle.engine import shape as shaping
-from resettle.engine.settle import known_keys
 from resettle.engine.shape import Resolver, Settle, Shaped
 from resettle.engine.statements import FlowShape
 from resettle.engine.uniques import Hashes, Mask, Uniques, contains
@@ -131,18 +130,16 @@ class Feed:
         only: pa.Array | None = None,
         fresh: bool = False,
         gather: int = 10_000,
-        late: bool = False,
     ) -> None:
         self._shape, self._ledger, self._resolver, self._db = shape, ledger, resolver, connection
-        self._late = late
-        self._shaping = connection.cursor() if late else connection
+        self._shaping = connection.cursor() if shape.late else connection
         """Late shaping is done in another thread than preparing."""
         self._seed = literal(f"{digest}/{duckdb.__version__}")
         self._started_at, self._where, self._only = started_at, where, only
         outputs = ledger.outputs(shape.name)
         self._numbers = [outputs.get(output.name, place) for place, output in enumerate(shape.outputs)]
         self._remembers = ledger.remembers(shape.name)
-        trusting = self._remembers and not fresh and only is None
+        trusting = self._remembers and not fresh and only is None and not shape.looks
         self._seen = ledger.seen(shape.name) if trusting else _nothing_seen()
         self._met = np.zeros(len(self._seen.done), np.bool_)
         """Which of the hashes of settled records this run has met."""
@@ -204,9 +201,9 @@ class Feed:
         known = self._known(rows)
         rows = self._hold_twins(rows, known)
         rows = self._date(rows, known)
-        if self._late:
+        if self._shape.late:
             return Prepared(rows, known, looked.read, self.shape, None, settled)
-        shaped = self.shape(rows, known, known_keys(self._db, known, self._numbers))
+        shaped = self.shape(rows, known, shaping.settled)
         return Prepared(rows.select(["_unit"]), known, looked.read, self.shape, shaped, settled)
 
     def shape(self, rows: pa.Table, known: Known, settle: Settle) -> Shaped:

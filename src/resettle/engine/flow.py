@@ -176,13 +176,8 @@ def open_flow(
     started_at: datetime,
     options: Options,
     compiled: Compiled | None = None,
-    *,
-    late: bool = True,
 ) -> FlowRun:
-    """Everything of a flow, opened, and compiled if it is not yet: then it may raise MappingError.
-
-    Without ``late`` nothing is reused but what the ledger remembers: for looking again at what was done.
-    """
+    """Everything of a flow, opened, and compiled if it is not yet: then it may raise MappingError."""
     shape, database, lookups = compiled or compile_flow(migration, name, connections)
     _check_place(migration, shape, ledger)
     connection_name, _, dataset = migration.file.flows[name].from_.partition(".")
@@ -200,7 +195,6 @@ def open_flow(
         only=None if options.only is None else pa.array(options.only.get(name, []), pa.string()),
         fresh=options.fresh,
         gather=max(options.batch_size // 2, 1),
-        late=late and shape.late,
     )
     targets = {output.connection: connections.target(output.connection) for output in shape.outputs}
     return FlowRun(name, shape, digest, connections.source(connection_name), dataset, targets, feed, options)

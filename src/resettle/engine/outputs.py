@@ -67,6 +67,7 @@ class _Output:
         if output.patch is None:
             self._check_required(forms)
         key, match = self._key(owned)
+        self._check_minted(key, match)
         fingerprinted = [*owned, *(Column(f"_{part}_{edit}", Kind.TEXT) for edit in self._edits for part in _PRINTED)]
         alternates = self._alternates()
         self._prefer(key)
@@ -255,6 +256,15 @@ class _Output:
         own = schema.key
         settles = len(own) == 1 and own[0] in mapped and own != names
         return (_columns(schema, own), key) if settles else (key, key)
+
+    def _check_minted(self, key: Sequence[Column], match: Sequence[Column]) -> None:
+        for name in self._minted if match and match != key else ():
+            if name not in [column.name for column in key]:
+                raise MappingError(
+                    self._migration.place(*self._at, "columns", name),
+                    f"`{name}` is minted, but a reused row has a value of its own",
+                    hint="derive it from the natural key with uuid5(...)",
+                )
 
     def _prefer(self, key: Sequence[Column]) -> None:
         for name, text in (self._output.prefer or {}).items():

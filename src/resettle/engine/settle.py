@@ -1,8 +1,9 @@
 """Settle: under which key a row of a `match:` output goes: its own, or that of the row it reuses.
 
 A row is found by its natural key, null-safe, and goes by its target's primary key (_nk is the one, _there says
-whether the target may have the other). What the ledger remembers of it counts first, then what is there in the
-target, then what this run has made, then the first row of this batch.
+whether the target has the other). What is there in the target counts first, and of that what this unit had before;
+then what this run has made, then the first row of this batch. Memory alone counts for nothing: a row that somebody
+deleted, or whose natural key is another now, is not this one any more.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ NOTHING_MADE = pa.table({"_nk": pa.array([], pa.binary()), "key": pa.array([], p
 _CANDIDATES = pa.schema([("_nk", pa.binary()), ("key", pa.string()), ("why", pa.string())])
 
 _SQL = """
-SELECT w._at, coalesce(k.target_key, c.key) IS NOT NULL AS there,
-  coalesce(k.target_key, c.key, m.key, first_value(w._key) OVER (
+SELECT w._at, c.key IS NOT NULL AS there,
+  coalesce(c.key, m.key, first_value(w._key) OVER (
     PARTITION BY w._nk ORDER BY w._at ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)) AS key,
-  CASE WHEN k.target_key IS NULL THEN c.why END AS why
+  CASE WHEN NOT c.had THEN c.why END AS why
 FROM _w w
-LEFT JOIN _k k ON k.unit = w._unit AND k.n = w._n
 LEFT JOIN _m m ON m._nk = w._nk
-LEFT JOIN (SELECT x._at, c.key, c.why FROM _w x JOIN _c c ON c._nk = x._nk QUALIFY row_number() OVER (
-    PARTITION BY x._at ORDER BY (c.key = x._prefer) DESC NULLS LAST, c.why IS NOT NULL, c.key) = 1) c ON c._at = w._at
+LEFT JOIN (
+  SELECT x._at, c.key, c.why, h.unit IS NOT NULL AS had
+  FROM _w x JOIN _c c ON c._nk = x._nk LEFT JOIN _h h ON h.unit = x._unit AND h.target_key = c.key
+  QUALIFY row_number() OVER (PARTITION BY x._at
+    ORDER BY had DESC, (c.key = x._prefer) DESC NULLS LAST, c.why IS NOT NULL, c.key) = 1) c ON c._at = w._at
 ORDER BY w._at
 """
 
@@ -59,33 +62,49 @@ def settler(
 
     def settle(place: int, output: OutputShape, rows: pa.Table) -> tuple[pa.Table, pa.Table | None]:
         rows = _named(connection, output, rows)
-        remembered = _of_output(known, numbers[place])
         candidates = _CANDIDATES.empty_table()
         if looks(output):
             candidates = _candidates(connection, targets[output.connection], output, rows, lock=lock)
-        return _chosen(connection, output, rows, remembered, candidates, made(output))
+        return _chosen(connection, output, rows, _had(known, numbers[place]), candidates, made(output))
 
     return settle
 
 
-def known_keys(connection: duckdb.DuckDBPyConnection, known: Known, numbers: Sequence[int]) -> Settle:
-    """Settles by the ledger alone: for looking again at what was done."""
-
-    def settle(place: int, output: OutputShape, rows: pa.Table) -> tuple[pa.Table, pa.Table | None]:
-        remembered = _of_output(known, numbers[place])
-        nothing = _CANDIDATES.empty_table()
-        return _chosen(connection, output, _named(connection, output, rows), remembered, nothing, nothing)
-
-    return settle
-
-
-def _of_output(known: Known, number: int) -> pa.Table:
-    return known.rows.filter(pc.equal(known.rows["output"], number)).select(["unit", "n", "target_key"])
+def _had(known: Known, number: int) -> pa.Table:
+    """What the ledger remembers of one output: unit and target_key."""
+    mine = known.rows.filter(pc.equal(known.rows["output"], number))
+    return mine.select(["unit", "target_key"]).group_by(["unit", "target_key"]).aggregate([])
 
 
 def _named(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table) -> pa.Table:
     """The rows with their natural key as one value."""
     return rows.append_column(NATURAL, natural_keys(connection, output, rows))
+
+
+def renumbered(connection: duckdb.DuckDBPyConnection, rows: pa.Table, known: pa.Table) -> pa.Table:
+    """The rows of a `match:` output under the ordinals by which the ledger knows them.
+
+    Within its unit a row is known by its target key, wherever it stands; one that is new gets an ordinal that no
+    other has. ``known``: unit, n and target_key of the output.
+    """
+    if not known.num_rows:
+        return rows
+    connection.register("_w", rows.select(["_unit", "_n", "_key"]).append_column("_at", pa.array(range(rows.num_rows))))
+    connection.register("_k", known.select(["unit", "n", "target_key"]))
+    found = query(
+        connection,
+        """
+        WITH w AS (SELECT *, row_number() OVER (PARTITION BY _unit, _key ORDER BY _n) AS nth FROM _w),
+        k AS (SELECT *, row_number() OVER (PARTITION BY unit, target_key ORDER BY n) AS nth FROM _k),
+        top AS (SELECT unit, max(n) AS most FROM _k GROUP BY unit)
+        SELECT coalesce(k.n, top.most + row_number() OVER (PARTITION BY w._unit, k.n IS NULL ORDER BY w._n), w._n) AS n
+        FROM w LEFT JOIN k ON k.unit = w._unit AND k.target_key = w._key AND k.nth = w.nth
+        LEFT JOIN top ON top.unit = w._unit ORDER BY w._at
+        """,
+    )
+    connection.unregister("_w")
+    connection.unregister("_k")
+    return rows.set_column(rows.column_names.index("_n"), "_n", found["n"].cast(pa.int64()))
 
 
 def natural_keys(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table) -> pa.Array:
@@ -101,7 +120,7 @@ def _chosen(
     connection: duckdb.DuckDBPyConnection,
     output: OutputShape,
     rows: pa.Table,
-    remembered: pa.Table,
+    had: pa.Table,
     candidates: pa.Table,
     made: pa.Table,
 ) -> tuple[pa.Table, pa.Table | None]:
@@ -109,7 +128,7 @@ def _chosen(
     wanted = rows.select(["_unit", "_n", "_key", NATURAL]).append_column("_prefer", prefer)
     tables = {
         "_w": wanted.append_column("_at", pa.array(np.arange(rows.num_rows))),
-        "_k": remembered,
+        "_h": had,
         "_m": made.select([NATURAL, "key"]),
         "_c": candidates,
     }
@@ -125,8 +144,9 @@ def _chosen(
     if not pc.any(refused).as_py():
         return rows, None
     bad = pa.table({"unit": rows["_unit"], "reason": found["why"]}).filter(refused)
-    detail = f"{output.dataset}: the row to reuse is there, and must not be reused"
-    return rows.filter(pc.invert(refused)), bad.append_column("detail", pa.array([detail] * bad.num_rows, pa.string()))
+    told = f"{output.dataset}: the row to reuse is there, and `hold_reuse:` says: "
+    detail = pc.binary_join_element_wise(told, bad["reason"], "")
+    return rows.filter(pc.invert(refused)), bad.append_column("detail", detail)
 
 
 def _under(

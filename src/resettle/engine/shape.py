@@ -55,7 +55,8 @@ Settle = Callable[[int, OutputShape, pa.Table], tuple[pa.Table, pa.Table | None]
 problems (unit, reason, detail) of those that must not be reused."""
 
 
-def _settled(place: int, output: OutputShape, rows: pa.Table) -> tuple[pa.Table, None]:
+def settled(place: int, output: OutputShape, rows: pa.Table) -> tuple[pa.Table, None]:
+    """Nothing to reuse."""
     return rows, None
 
 
@@ -66,7 +67,7 @@ class Resolver:
     target_keys: Callable[[str, str | None, pa.Array], pa.Table]
     ids: Ids
     minted: Minted = _none_minted
-    settle: Settle = _settled
+    settle: Settle = settled
 
 
 def unit_keys(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table) -> pa.Array:
@@ -314,7 +315,8 @@ def _mint(
     resolver: Resolver,
 ) -> pa.Table:
     """Add _mint_<column>: the remembered value of each row, or a fresh one."""
-    known = resolver.minted(pc.unique(base["_unit"]), number)
+    remember = _none_minted if output.settles else resolver.minted  # a reused row is found again, not remembered
+    known = remember(pc.unique(base["_unit"]), number)
     for name in output.minted:
         fresh = pa.ExtensionArray.from_storage(pa.uuid(), resolver.ids(base.num_rows))
         table = base.append_column(f"_mint_{name}", fresh)

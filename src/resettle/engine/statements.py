@@ -112,6 +112,11 @@ class FlowShape:
         """Whether shaping needs what is there at the moment of writing."""
         return any(output.settles for output in self.outputs)
 
+    @property
+    def looks(self) -> bool:
+        """Whether every run looks at every record: what is patched is somebody else's, and is put right."""
+        return any(output.patch for output in self.outputs)
+
 
 def struct_sql(output: OutputShape, *, null: bool = False) -> str:
     """An earlier output's row as one struct, so that `object.key` reads its column."""

@@ -28,6 +28,7 @@ from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprints, key_sql
 from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, selected
+from resettle.engine.settle import NOTHING_MADE, renumbered, settler
 from resettle.engine.shape import Shaped
 from resettle.engine.statements import OutputShape
 from resettle.ledger.ledger import Ledger
@@ -142,7 +143,7 @@ def verify(
     )
     spots = migration.file.verify.spot_checks
     for name in selected(migration, options):
-        run = open_flow(migration, name, connections, ledger, foreseen, now, everything, late=False)
+        run = open_flow(migration, name, connections, ledger, foreseen, now, everything)
         checker = _FlowChecker(run, ledger, verified, sample=sample, spots=spots, seed=seed)
         checker.run_all(whole=options.where is None and options.limit is None)
     for said in (
@@ -191,14 +192,24 @@ class _FlowChecker:
 
     def _batch(self, prepared: Prepared) -> None:
         self._checked.read += prepared.read
-        shaped = prepared.shaped
-        if shaped is None or not len(prepared):
+        if not len(prepared):
             return
+        settle = settler(
+            self._db,
+            self._run.targets,
+            prepared.known,
+            self._numbers,
+            lambda _: NOTHING_MADE,
+            lambda _: True,
+            lock=False,
+        )
+        shaped = prepared.shaped_with(settle)
         units = self._expected(prepared, shaped)
         for number, output, wanted in zip(self._numbers, self._run.shape.outputs, shaped.outputs, strict=True):
             known = prepared.known.rows
             known = known.filter(pc.equal(known["output"], number))
             rows = rekeyed(self._db, output, wanted.filter(pc.is_in(wanted["_unit"], units)), known)
+            rows = renumbered(self._db, rows, known) if output.settles else rows
             self._rows(output, rows, known)
 
     def _expected(self, prepared: Prepared, shaped: Shaped) -> pa.Array:
