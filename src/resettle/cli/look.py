@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from resettle.cli.options import (
     Limit,
     Listed,
     MigrationPath,
+    Opened,
     Select,
     ShowValues,
     Var,
@@ -31,11 +33,12 @@ from resettle.cli.options import (
     redacted,
 )
 from resettle.engine import check as checking
+from resettle.engine import drift as drifting
 from resettle.engine import plan as planning
 from resettle.engine import profile as profiling
 from resettle.engine.flow import selected
 from resettle.mapping.schema import json_schema
-from resettle.report import summary
+from resettle.report import summary, undo
 
 
 def register(app: typer.Typer) -> None:
@@ -134,11 +137,19 @@ def _samples(samples: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def status(
-    migration: MigrationPath = HERE, env: Env = None, var: Var = None, json: Json = False, verbose: Verbose = False
+    migration: MigrationPath = HERE,
+    env: Env = None,
+    var: Var = None,
+    drift: Annotated[bool, typer.Option("--drift", help="Compare the target's rows with what we wrote.")] = False,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Say how far the migration is: per flow what is done, held, skipped; the last run."""
+    """Say how far the migration is: per flow what is done, held, skipped; the last run. Or what drifted."""
     with opened("status", migration, env, var, json=json, verbose=verbose) as o:
         ledger = o.connections.ledger()
+        if drift:
+            _drift(o)
+            return
         rows, units, last = ledger.count_rows(), ledger.count_units(), ledger.runs(1)
         if json:
             print_json({"flows": rows, "units": units, "last_run": last[0] if last else None})
@@ -148,13 +159,28 @@ def status(
             return
         lines = []
         for name in selected(o.migration, o.options):
-            mine = [unit for unit in units if unit["flow"] == name]
-            words = [f"{u['count']:,} {u['status']} ({u['reason']})" for u in mine if u["reason"]]
+            why: Counter[str] = Counter()
+            for unit in units:
+                if unit["flow"] == name and unit["reason"]:
+                    why[f"{unit['status']} ({unit['reason']})"] += unit["count"]
+            words = [f"{count:,} {what}" for what, count in why.items()]
             lines.append(
                 {"flow": name, "migrated": f"{rows.get(name, {}).get('units', 0):,}", "else": ", ".join(words)}
             )
         out.print(summary.table_of(lines, ["flow", "migrated", "else"]))
         out.print(f"Last run: {last[0]['run']} {last[0]['phase']} {last[0]['status']} at {last[0]['started_at']}")
+
+
+def _drift(o: Opened) -> None:
+    """Rows of the target that changed or vanished since we wrote them."""
+    found = drifting.drift(o.migration, o.connections, o.connections.ledger(), o.options)
+    if o.json:
+        listed = [vars(one) for flow in found for one in flow.listed]
+        print_json({"flows": [flow.as_json() for flow in found], "listed": listed})
+    else:
+        undo.print_drift(out, found)
+    if any(flow.counts for flow in found):
+        raise typer.Exit(4)
 
 
 def runs(
@@ -181,7 +207,8 @@ def _short(run: dict[str, Any]) -> dict[str, Any]:
     started = datetime.fromisoformat(run["started_at"])
     completed = datetime.fromisoformat(run["completed_at"]) if run["completed_at"] else None
     flows = (run["summary"] or {}).get("flows", [])
-    totals = {word: sum(flow[word] for flow in flows) for word in ("done", "unchanged", "held", "failed")}
+    words = ("done", "unchanged", "held", "failed", "deleted", "restored", "forgotten")
+    totals = {word: sum(flow.get(word, 0) for flow in flows) for word in words}
     what = ", ".join(f"{count:,} {word}" for word, count in totals.items() if count)
     took = f"{(completed - started).total_seconds():.1f} s" if completed else ""
     return {**run, "started": f"{started:%Y-%m-%d %H:%M:%S}", "took": took, "what": what}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from resettle.batch import Schema
+from resettle.connector import Target
 from resettle.engine.assertions import probes
 from resettle.engine.flow import Connections, Options, compile_flow, selected
 from resettle.engine.statements import FlowShape, OutputShape
@@ -59,29 +59,30 @@ def _source(migration: Migration, shape: FlowShape, connections: Connections) ->
 
 def _targets(migration: Migration, shape: FlowShape, connections: Connections, ledger: Ledger) -> Iterator[Remark]:
     ours = ledger.count_rows().get(shape.name, {}).get("rows", 0)
+    seen: set[str] = set()
     for output in shape.outputs:
         target = connections.target(output.connection)
         into = f"{output.connection}.{output.dataset}"
-        rows = target.count(output.dataset) or 0
+        rows = target.count(output.dataset) or 0 if into not in seen else 0
         if rows > ours:
             yield Remark(
                 "warning" if not ours else "note",
                 f"{shape.name}: {into} holds {rows} rows, of which the ledger knows {ours}: the others stay",
             )
-        else:
+        elif into not in seen:
             yield Remark("note", f"{shape.name}: {into} holds {rows} rows" + (", all ours" if rows else ""))
-        yield from _rights(into, output.schema)
-        if output.schema.triggers:
-            yield Remark(
-                "warning",
-                f"{into} has triggers that migrated rows will fire: {', '.join(output.schema.triggers)}",
-                hint="set `replica_role: true` on the connection to keep them (and foreign keys) silent",
-            )
+        if into not in seen:
+            yield from _rights(into, output)
+            yield from _triggers(into, output, target)
+        seen.add(into)
         yield from _unowned(output)
+        yield from _narrower(into, output)
 
 
-def _rights(into: str, schema: Schema) -> Iterator[Remark]:
-    missing = {"select", "insert", "update"} - schema.privileges
+def _rights(into: str, output: OutputShape) -> Iterator[Remark]:
+    schema = output.schema
+    needed = {"select", "update"} if output.patch else {"select", "insert", "update"}
+    missing = needed - schema.privileges
     if missing:
         yield Remark(
             "error",
@@ -96,11 +97,35 @@ def _rights(into: str, schema: Schema) -> Iterator[Remark]:
         )
 
 
+def _triggers(into: str, output: OutputShape, target: Target) -> Iterator[Remark]:
+    if output.schema.triggers:
+        sql = target.sql()
+        silent = "set `replica_role: true` on the connection to keep them (and foreign keys) silent"
+        yield Remark(
+            "warning",
+            f"{into} has triggers that migrated rows will fire: {', '.join(output.schema.triggers)}",
+            hint=silent if sql is not None and sql.dialect == "postgres" else None,
+        )
+
+
 def _unowned(output: OutputShape) -> Iterator[Remark]:
-    mapped = set(output.names)
+    mapped = {column.name for column in output.written} | {*output.updates, *output.edits}
     left = [column.name for column in output.schema.columns if column.name not in mapped]
     if left:
         yield Remark("note", f"{output.dataset}: not written, left to the target: {', '.join(left)}")
+
+
+def _narrower(into: str, output: OutputShape) -> Iterator[Remark]:
+    """A unique index on a part of the natural key refuses rows that differ in the rest of it alone."""
+    names = {column.name for column in output.match}
+    for unique in (output.schema.key, *output.schema.unique):
+        if names and set(unique) < names:
+            rest = ", ".join(sorted(names - set(unique)))
+            yield Remark(
+                "warning",
+                f"{into}: a unique index on ({', '.join(unique)}) refuses rows that differ only in {rest}",
+                hint="leave it out of `match:`, so that such rows are one",
+            )
 
 
 def _order(migration: Migration, shapes: list[FlowShape]) -> Iterator[Remark]:

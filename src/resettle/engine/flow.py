@@ -183,6 +183,8 @@ def open_flow(
     connection_name, _, dataset = migration.file.flows[name].from_.partition(".")
     where = _where(options.where, shape, database)  # before lookups take the place of the compiler's `source`
     said = lookups.load(shape.lookups)
+    if where:
+        lookups.load(set(lookups.asked([], where.functions)) - set(said))
     digest = hashlib.sha256(json.dumps([migration.flow_digest(name), dict(said)]).encode()).hexdigest()
     feed = Feed(
         shape,
