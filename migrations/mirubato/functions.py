@@ -52,14 +52,17 @@ def _read(text: str | None, default: str) -> str | None:
 
 
 def stringify(text: str) -> str:
-    """JSON.stringify(JSON.parse(text)) of compact JSON without equal keys."""
-    return _text(*_parse(text)) if _odd(text) else text
+    """JSON.stringify(JSON.parse(text))."""
+    return _text(*_parse(text))
 
 
 def stringify_sorted(text: str) -> str:
     """The same with the keys of every object sorted: the text that the API's calculateChecksum hashes."""
-    if _odd(text):
-        return _exact_text(_sorted(_parse(text)[0]))
+    return _exact_text(_sorted(_parse(text)[0])) if _odd(text) else sort_keys(text)
+
+
+def sort_keys(text: str) -> str:
+    """The same, four times as fast, of JSON without anything odd (see the variable of that name)."""
     return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode()
 
 

@@ -55,7 +55,7 @@ def test_strings_are_escaped_as_javascript_does() -> None:
 
 
 def test_of_equal_keys_the_last_value_counts_at_the_first_place() -> None:
-    assert functions.json_or('{"a":1,"b":2,"a":3}', "{}") == '{"a":3,"b":2}'
+    assert functions.stringify('{"a":1,"b":2,"a":3}') == '{"a":3,"b":2}'
 
 
 def test_array_indexes_come_first_as_keys_of_an_object() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -203,16 +204,19 @@ def _exploded(connection: duckdb.DuckDBPyConnection, sql: str, source: pa.Table)
     finally:
         connection.unregister("source")
     found = found.drop_columns([name for name in ("_n", "_raw") if name in found.column_names])
-    connection.register("_found", found)
-    try:
-        numbered: pa.Table = query(
-            connection,
-            "SELECT * EXCLUDE (_at), row_number() OVER (PARTITION BY _unit ORDER BY _at) - 1 AS _n"
-            " FROM (SELECT *, row_number() OVER () AS _at FROM _found) ORDER BY _at",
-        )
-    finally:
-        connection.unregister("_found")
-    return numbered
+    return found.append_column("_n", _ordinals(found["_unit"]))
+
+
+def _ordinals(units: pa.ChunkedArray) -> pa.Array:
+    """0, 1, 2, ... for the rows of each unit, in the order in which they stand."""
+    codes = units.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(codes, kind="stable")
+    ordered = codes[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(ordered) else np.empty(0, np.int64)
+    lengths = np.diff(np.r_[starts, len(ordered)])
+    ordinals = np.empty(len(codes), np.int64)
+    ordinals[order] = np.arange(len(codes)) - np.repeat(starts, lengths)
+    return pa.array(ordinals)
 
 
 def _output(
