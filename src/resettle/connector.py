@@ -6,8 +6,9 @@ Everything it does over the wire goes through its `Caller` (calls.py); nothing e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -159,4 +160,58 @@ class Target(Source, Protocol):
 
     def ask(self, sql: str, *, role: str | None = None, claims: str | None = None) -> list[tuple[Any, ...]]:
         """Run one read-only query of the migration's `verify:` section, as ``role`` where given."""
+        ...
+
+
+@dataclass(frozen=True)
+class Body:
+    """The bytes of one file, not read yet.
+
+    ``chunks(start)`` gives them from byte ``start`` on, in pieces of at most 8 MiB, one connection at a time; it
+    raises TransientError where a cut connection may be taken up again by another call, from the byte after the last
+    one that came. ``size`` (bytes) and ``md5`` (lower-case hex) are what the service says of it beforehand, or None.
+    """
+
+    chunks: Callable[[int], Iterator[bytes]]
+    size: int | None = None
+    md5: str | None = None
+    content_type: str | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A body as it now lies in a target: what was sent and read back, not what was hoped for."""
+
+    size: int
+    md5: str
+    etag: str | None = None
+
+
+@runtime_checkable
+class BodySource(Protocol):
+    """A source whose datasets are listings of files."""
+
+    def open(self, dataset: str, key: str) -> Body:
+        """The body of the file with this key (the dataset's key column). Nothing is read before `chunks` is called.
+
+        Raises RejectedError("gone") where there is none, RejectedError("no_body") where it has no bytes of its own.
+        """
+        ...
+
+
+@runtime_checkable
+class BodyTarget(Protocol):
+    """A target whose datasets are listings of files."""
+
+    def put(self, dataset: str, key: str, body: Body, *, metadata: Mapping[str, str], replace: bool) -> Stored:
+        """Stream a body into a file, in bounded memory, and verify it: size, and checksum where one is known.
+
+        Without ``replace`` a file that is there is never touched: RejectedError("exists"). Raises
+        RejectedError("changed") where the bytes are not as many, or do not have the checksum, as ``body`` says; the
+        file is then not there, or is as it was. May be called from many threads.
+        """
+        ...
+
+    def abandon(self, dataset: str) -> int:
+        """Give up uploads that earlier runs began with `put` and never ended; how many there were."""
         ...
