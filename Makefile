@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PEERS := .venv-peers/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-extended lint types check bench bench-peers lock clean
+.PHONY: help setup demo demo-all test test-extended lint types check bench bench-live bench-peers lock clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -22,6 +22,13 @@ $(STAMP): requirements.txt pyproject.toml
 
 demo: $(STAMP) ## run a migration end to end on a local stack (NAME=medzen)
 	$(BIN)/resettle demo $(NAME)
+
+demo-all: $(STAMP) ## every migration's demo, one after the other; stops at the first that fails
+	@set -e; for stack in migrations/*/sandbox/stack.py; do \
+		name=$$(basename "$${stack%/sandbox/stack.py}"); \
+		echo "== demo of $$name"; \
+		$(BIN)/resettle demo "$$name"; \
+	done
 
 test: $(STAMP) ## the tests, without the extended ones
 	$(BIN)/python -m pytest -n 2 -q -m "not extended"
@@ -40,6 +47,9 @@ check: lint types test ## what CI runs
 
 bench: $(STAMP) ## measure resettle (ARGS="--large" adds 5,000,000 rows)
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-live: $(STAMP) ## measure migrations into live schemas (ARGS="--whole" runs the slow peer over everything)
+	$(BIN)/python -m benchmarks.live $(ARGS)
 
 # The other tools' dependencies disagree with ours, so they live in a venv of their own.
 bench-peers: $(STAMP) $(PEERS) ## measure other tools on the same data

@@ -1,13 +1,15 @@
-"""The rows: exports as medzen's generator writes them, made once and kept in benchmarks/.data (git-ignored)."""
+"""The rows: as the migrations' generators write them, made once and kept in benchmarks/.data (git-ignored)."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
-from benchmarks.server import MEDZEN
+from benchmarks.step import MIGRATIONS
 
 CACHE = Path(__file__).parent / ".data"
 
@@ -20,7 +22,25 @@ def export(rows: int, changed: float = 0.0) -> Path:
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
         # In a process of its own: what it needs would count towards the peak memory of later children.
-        command = [sys.executable, str(MEDZEN / "sandbox" / "generate.py"), str(making), "--sessions", str(rows)]
+        command = [
+            sys.executable,
+            str(MIGRATIONS / "medzen" / "sandbox" / "generate.py"),
+            str(making),
+            "--sessions",
+            str(rows),
+        ]
         subprocess.run([*command, "--changed", str(changed), "--no-messy", "--no-notes", "--no-audit"], check=True)
         making.rename(folder)
     return folder
+
+
+def generator(migration: str) -> ModuleType:
+    """The module that makes a migration's rows: it stands beside its sandbox, in no package."""
+    path = MIGRATIONS / migration / "sandbox" / "generate.py"
+    spec = importlib.util.spec_from_file_location(f"{migration.replace('-', '_')}_generate", path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their own module up
+    spec.loader.exec_module(module)
+    return module

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
 from benchmarks import limit, server, step, table
 from benchmarks.data import CACHE, export
+from benchmarks.figures import TARGETS, Figures
 from resettle.sandbox.postgres import Postgres
 
 CHANGED = 0.01
@@ -20,24 +18,6 @@ MEMORY = 500.0
 """MB (1,000,000 bytes)."""
 SAME = 1.05
 """Two peaks count as equal within this: allocators are not exact."""
-
-
-@dataclass
-class Figures:
-    """Measured values by name, one for each repeat."""
-
-    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Around the COPY, or around `resettle.apply`."""
-    process: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Around resettle's whole process."""
-    peak: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    untouched: list[bool] = field(default_factory=list)
-    """Whether the no-change apply left every data table alone."""
-
-    def add(self, name: str, taken: step.Step) -> None:
-        self.seconds[name].append(taken.apply)
-        self.process[name].append(taken.process)
-        self.peak[name].append(taken.peak)
 
 
 def measure_limit(postgres: Postgres, prepared: limit.Prepared, figures: Figures) -> None:
@@ -71,53 +51,25 @@ def prepare(postgres: Postgres, rows: int, folder: Path) -> limit.Prepared:
         return limit.prepare(url, folder)
 
 
-def show_figures(figures: Figures) -> None:
-    body = []
-    for name in (*LIMITS, *STEPS):
-        around = table.spread(figures.process[name]) if name in figures.process else "- | - | -"
-        peak = f"{max(figures.peak[name]):.0f}" if name in figures.peak else "-"
-        body.append([name, table.spread(figures.seconds[name]), around, peak])
-    head = ("what", "seconds: median", "min", "max", "whole process: median", "min", "max", "peak MB")
-    table.rows(head, body)
-
-
 def show_targets(figures: Figures) -> None:
     """Each target line, judged twice: by the time around `resettle.apply` and by that of the whole process."""
     first, same, changed, analyzed = STEPS
     body = [
-        _target("first apply / limit", figures, first, "limit", most=1.5),
-        *(_target(f"first apply / {name}", figures, first, name) for name in LIMITS if name != "limit"),
-        _target("first apply / no-change apply", figures, first, same, least=4.0),
-        _target("1%-changed / no-change apply", figures, changed, same, most=1.3),
-        _target("the same, after ANALYZE", figures, analyzed, same, most=1.3),
+        figures.target("first apply / limit", first, "limit", most=1.5),
+        *(figures.target(f"first apply / {name}", first, name) for name in LIMITS if name != "limit"),
+        figures.target("first apply / no-change apply", first, same, least=4.0),
+        figures.target("1%-changed / no-change apply", changed, same, most=1.3),
+        figures.target("the same, after ANALYZE", analyzed, same, most=1.3),
     ]
     written = "no data table written" if all(figures.untouched) else "data tables were written"
     body.append(["no-change apply writes nothing", "0 tuples, same xmin", written, table.holds(all(figures.untouched))])
     peak = max(max(figures.peak[name]) for name in STEPS)
     body.append(["peak memory, all steps", f"< {MEMORY:.0f} MB", f"{peak:.0f} MB", table.holds(peak < MEMORY)])
-    table.rows(("target", "wanted", "ratio: median (min to max)", "holds"), body)
+    table.rows(TARGETS, body)
     print(
         "Ratios are taken within each repeat. The first is around `resettle.apply`, the second with the whole process"
     )
     print("of resettle (interpreter, imports, connecting). The peer's line is measured by `make bench-peers`.\n")
-
-
-def _target(
-    name: str, figures: Figures, above: str, below: str, *, most: float | None = None, least: float | None = None
-) -> list[str]:
-    """One line; with neither `most` nor `least` it is information, and nothing is judged."""
-    plain = table.ratios(figures.seconds[above], figures.seconds[below])
-    whole = table.ratios(figures.process[above], figures.process.get(below) or figures.seconds[below])
-    said = "; ".join(f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})" for values in (plain, whole))
-    if most is None and least is None:
-        return [name, "-", said, "-"]
-    wanted = f"≤ {most}" if most is not None else f"≥ {least}"
-
-    def held(values: list[float]) -> str:
-        middle = median(values)
-        return table.holds(middle <= most if most is not None else middle >= (least or 0.0))
-
-    return [name, wanted, said, f"{held(plain)}; {held(whole)}"]
 
 
 def show_large(postgres: Postgres, rows: int, figures: Figures) -> None:
@@ -154,7 +106,7 @@ def main() -> None:
             measure_resettle(postgres, rows, figures)
             if repeat % 2:
                 measure_limit(postgres, prepared, figures)
-        show_figures(figures)
+        figures.show((*LIMITS, *STEPS))
         show_targets(figures)
         if arguments.large:
             show_large(postgres, rows, figures)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from benchmarks.step import MIGRATIONS
 from resettle.sandbox import postgres
 
-MEDZEN = Path(__file__).parents[1] / "migrations" / "medzen"
+MEDZEN = MIGRATIONS / "medzen"
 TABLE = "video_call_sessions"
 
 SETTINGS = {
@@ -56,19 +56,42 @@ def described(server: postgres.Postgres) -> str:
     return f"Postgres {row[0] if row else '?'}, " + ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
+def sessions(url: str) -> None:
+    """Make medzen's schema."""
+    postgres.supabase_roles(url)
+    with psycopg.connect(url) as connection:
+        connection.execute((MEDZEN / "sandbox" / "schema.sql").read_bytes())
+
+
 @contextmanager
-def database(server: postgres.Postgres, name: str) -> Iterator[str]:
-    """A fresh database with medzen's schema; dropped afterwards. Gives its URL."""
+def database(server: postgres.Postgres, name: str, prepare: Callable[[str], None] = sessions) -> Iterator[str]:
+    """A fresh database, prepared; dropped afterwards. Gives its URL."""
     url = server.create_database(name)
     try:
-        postgres.supabase_roles(url)
-        with psycopg.connect(url) as connection:
-            connection.execute((MEDZEN / "sandbox" / "schema.sql").read_bytes())
+        prepare(url)
         settle(url)
         yield url
     finally:
-        with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+        _drop(server, name)
+
+
+@contextmanager
+def copied(server: postgres.Postgres, original: str, name: str) -> Iterator[str]:
+    """A copy of a database, statistics included; dropped afterwards. Gives its URL."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        names = sql.Identifier(name), sql.Identifier(original)
+        connection.execute(sql.SQL("create database {} template {}").format(*names))
+    try:
+        url = f"{server.url.rpartition('/')[0]}/{name}"
+        settle(url)
+        yield url
+    finally:
+        _drop(server, name)
+
+
+def _drop(server: postgres.Postgres, name: str) -> None:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
 def settle(url: str) -> None:

@@ -32,7 +32,7 @@ from resettle.calls import Caller
 from resettle.cli import EXIT_CODES, app, main
 from resettle.connections import CONNECTORS
 from resettle.connectors.sqlite import REFUSALS as SQLITE_REFUSALS
-from resettle.engine import decision
+from resettle.engine import decision, undo, verdict
 from resettle.ledger import postgres as ledger_tables
 from resettle.mapping import functions, model
 from resettle.mapping.load import load
@@ -150,7 +150,7 @@ def test_every_key_of_the_declaration_is_in_the_guide(part: type[BaseModel]) -> 
 
 def test_every_form_of_a_column_is_in_the_guide() -> None:
     forms = GUIDE.read_text("utf-8").partition("## Columns")[2].partition("### How values")[0]
-    for part in (model.Value, model.Lookup, model.Ref, model.Mint):
+    for part in (model.Value, model.Lookup, model.Ref, model.Mint, model.Moment, model.Edit):
         for name, field in part.model_fields.items():
             assert f"{field.alias or name}:" in forms
 
@@ -209,6 +209,8 @@ def hold_reasons() -> set[str]:
     """Every word that the engine or a connector gives as a reason, found where they are written."""
     found = set(decision._CONFLICTS) | set(SQLITE_REFUSALS.values())
     for path in SOURCES.rglob("*.py"):
+        if path.name == "rollback.py":  # it keeps units, and holds none
+            continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             found |= set(_reasons_of(node))
     return found
@@ -226,6 +228,11 @@ def _reasons_of(node: ast.AST) -> Iterator[str]:
                 text.partition("|")[0] for text in texts if _REASON.match(text) and ("|" in text or "|" in texts)
             )
             yield from (text for text in texts if text == "rule_failed")
+    if isinstance(node, ast.Dict):  # {"unit": ..., "reason": ["rows_failed"], ...}
+        for key, value in zip(node.keys, node.values, strict=True):
+            value = value.left if isinstance(value, ast.BinOp) else value
+            if isinstance(key, ast.Constant) and key.value == "reason" and isinstance(value, ast.List):
+                yield from (str(word.value) for word in value.elts if isinstance(word, ast.Constant))
     if isinstance(node, ast.FunctionDef) and node.name == "_explain":
         for inner in ast.walk(node):
             if isinstance(inner, ast.Dict):
@@ -247,6 +254,13 @@ def _documented_reasons() -> set[str]:
 def test_every_hold_reason_is_in_the_guide_and_no_other() -> None:
     assert {"cast", "foreign_key", "row_security", "no_key", "undecodable", "rule_failed"} <= hold_reasons()
     assert _documented_reasons() == hold_reasons()
+
+
+def test_every_reason_to_keep_a_unit_in_a_rollback_is_in_the_guide_and_no_other() -> None:
+    table = between(GUIDE.read_text("utf-8"), "kept")
+    said = set(re.findall(r"^\| `([a-z_]+)`", table, re.MULTILINE))
+    assert said == {*undo._KEPT.values(), *verdict.WAITS, "changed_by_run"}
+    assert "changed_by_run {run}" in Path(undo.__file__).read_text("utf-8")
 
 
 # -- what pages name exists --------------------------------------------------------------------------------
@@ -385,6 +399,34 @@ def test_the_worked_example_does_what_the_guide_says(tmp_path: Path, monkeypatch
     assert (flows["books"]["done"], flows["books"]["held"], flows["authors"]["held"]) == (2, 1, 1)
     assert _run("held", "waive", "978-4", "--why", "...")[0] == 0
     assert _run("verify")[0] == 0
+
+
+def test_the_second_example_does_what_the_guide_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_all(GUIDE, tmp_path)
+    monkeypatch.chdir(tmp_path / "lessons")
+    database = sqlite3.connect("school.sqlite")
+    database.executescript((tmp_path / "lessons" / "schema.sql").read_text())
+    before = [database.execute(f"SELECT * FROM {name}").fetchall() for name in ("files", "links", "uses", "lessons")]
+    assert _run("check")[0] == 0
+    assert _run("plan")[0] == 0
+    assert _run("rehearse")[0] == 3
+    assert database.execute("SELECT count(*) FROM uses").fetchall() == [(0,)]
+    code, said = _run("apply", "--json")
+    guide = GUIDE.read_text("utf-8")
+    (flow,) = json.loads(said)["flows"]
+    assert (code, [flow[word] for word in ("read", "done", "skipped", "held")]) == (3, [5, 2, 2, 1])
+    for name, figure in flow["summary"].items():
+        assert f"  {name:<16}  {figure:>12}\n" in guide
+    shared, items = database.execute(
+        "SELECT f.id, l.items FROM files f, lessons l WHERE f.path = 'new.pdf' AND l.id = 'l-1'"
+    ).fetchone()
+    assert items.replace(shared, "...") in guide.splitlines()
+    assert database.execute("SELECT count(*) FROM uses WHERE resource_id = ?", (shared,)).fetchall() == [(2,)]
+    (again,) = json.loads(_run("apply", "--json")[1])["flows"]
+    assert (again["done"], again["unchanged"], again["summary"]["itemsPatched"]) == (0, 2, 0)
+    assert (_run("verify")[0], _run("status", "--drift")[0]) == (0, 0)
+    assert _run("rollback", "1", "--execute")[0] == 0
+    assert before == [database.execute(f"SELECT * FROM {n}").fetchall() for n in ("files", "links", "uses", "lessons")]
 
 
 class _Service(BaseHTTPRequestHandler):

@@ -68,6 +68,7 @@ class Action(StrEnum):
     UNCHANGED = "unchanged"
     REUSE = "reuse"
     PATCH = "patch"
+    COPY = "copy"
     CONFLICT = "conflict"
 
 

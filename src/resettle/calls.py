@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 import time
@@ -22,7 +23,7 @@ class Pace:
     """An adaptive limit in units a second: additive increase, halved when the service says "too fast".
 
     ``rate`` None means unlimited until the first throttle, which sets the limit to what was last achieved.
-    Shared by all threads of a connection.
+    Never slower than a fiftieth of a given rate. Shared by all threads of a connection.
     """
 
     def __init__(
@@ -44,24 +45,27 @@ class Pace:
         """Block until ``cost`` units may be spent."""
         with self._lock:
             self._spent += cost
-            if self.rate is None:
-                return
             now = self._clock()
             start = max(now, self._next)
-            self._next = start + cost / self.rate
-            self.rate = self.rate * 1.005 if self.ceiling is None else min(self.ceiling, self.rate * 1.005)
+            if self.rate is not None:
+                self._next = start + cost / self.rate
+                self.rate = self.rate * 1.005 if self.ceiling is None else min(self.ceiling, self.rate * 1.005)
         if start > now:
             self._sleep(start - now)
 
-    def throttled(self) -> None:
-        """The service refused for speed: halve the rate, once a second however many threads were refused."""
+    def throttled(self, retry_after: float | None = None) -> None:
+        """The service refused for speed: halve the rate, once a second however many threads were refused.
+
+        Where it said how long to wait (seconds), no thread goes on before that.
+        """
         with self._lock:
             now = self._clock()
+            self._next = max(self._next, now + (retry_after or 0.0))
             if now - self._halved < 1.0:
                 return
             self._halved = now
             achieved = self._spent / max(now - self._started, 0.1)
-            self.rate = max((self.rate or achieved) / 2, 0.1)
+            self.rate = max((self.rate or achieved) / 2, (self.ceiling or 0.0) / 50, 0.1)
 
 
 class Caller:
@@ -86,7 +90,14 @@ class Caller:
         self._rng = rng or random.Random()
         self._longest = longest
         self._attempts, self._sleep = attempts, sleep
+        self._cost = 1.0
         self.counts: Counter[str] = Counter()
+
+    def costing(self, units: float) -> Caller:
+        """This caller for calls that cost so many units of its pace; they are paced and counted together."""
+        dearer = copy.copy(self)
+        dearer._cost = units
+        return dearer
 
     def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         retrying = tenacity.Retrying(
@@ -101,7 +112,7 @@ class Caller:
         return result
 
     def _once(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        self._pace.wait()
+        self._pace.wait(self._cost)
         self.counts["calls"] += 1
         try:
             return fn(*args, **kwargs)
@@ -124,4 +135,4 @@ class Caller:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, TransientError) and error.throttled:
             self.counts["throttled"] += 1
-            self._pace.throttled()
+            self._pace.throttled(error.retry_after)

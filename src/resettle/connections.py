@@ -25,12 +25,13 @@ CONNECTORS: Mapping[str, tuple[str, str, str]] = {
     "postgres": ("resettle.connectors.postgres", "Postgres", "PostgresSettings"),
     "dynamodb": ("resettle.connectors.dynamodb", "DynamoDB", "DynamoDBSettings"),
     "files": ("resettle.connectors.files", "Files", "FilesSettings"),
+    "google_drive": ("resettle.connectors.google_drive", "GoogleDrive", "GoogleDriveSettings"),
 }
 """Type in a migration -> module, class, settings. Packages add theirs by the entry point `resettle.connectors`,
 whose value is the connector's class in a module that also holds `<class name>Settings`."""
 
 PATHS = ("path", "export")
-"""Settings that name a file or folder: relative to the migration, unless they are a URL."""
+"""Settings that name a file or folder: relative to the migration, unless they are a URL; so is all that is a Path."""
 
 
 class Connections:
@@ -124,7 +125,8 @@ class Connections:
         if not isinstance(kind, str):
             raise MappingError(self.migration.place(*at), f"connection `{name}` has no `type:`", hint=self._types())
         connector, model = _connector(kind, self.migration, name)
-        for key in PATHS:
+        typed = [name for name, field in model.model_fields.items() if field.annotation in (Path, Path | None)]
+        for key in {*PATHS, *typed}:
             if isinstance(settings.get(key), str) and "://" not in settings[key]:
                 settings[key] = str((self.migration.root / Path(settings[key]).expanduser()).resolve())
         if readonly and "readonly" in model.model_fields:

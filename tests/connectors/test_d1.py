@@ -355,11 +355,41 @@ def test_every_refusal_of_the_engine_has_its_reason(local: LocalD1, d1: D1) -> N
         assert "Anna" not in f"{caught.value} {caught.value.detail}"
 
 
+FAMILY = (
+    "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)",
+    "CREATE TABLE pets (id TEXT PRIMARY KEY, owner TEXT REFERENCES people, mother TEXT REFERENCES pets, pad TEXT)",
+)
+
+
+def test_of_two_foreign_keys_the_one_that_finds_nothing_is_named(local: LocalD1, d1: D1) -> None:
+    local.sql(*FAMILY)
+    pets = pa.table({"id": ["cat", "kitten"], "owner": ["a", "gone"], "mother": [None, "cat"]})
+    with pytest.raises(RejectedError) as caught, d1.transaction():  # noqa: PT012
+        d1.write("people", pa.table({"id": ["a"]}), ["id"], Action.CREATE)
+        d1.write("pets", pets, ["id"], Action.CREATE)
+    assert (caught.value.reason, caught.value.detail) == ("foreign_key", "pets_owner_fkey")
+    assert d1.empty("people")
+
+
+def test_rows_may_point_at_rows_of_a_later_statement(local: LocalD1, d1: D1) -> None:
+    local.sql(*FAMILY)
+    count = 3_000
+    pets = {"id": [f"{n}" for n in range(count)], "mother": [f"{count - 1 - n}" for n in range(count)]}
+    create(d1, "pets", **pets, pad=["x" * 1000] * count)
+    assert sum(sql.startswith(INSERT) for sql in local.requests[-1]) > 1
+    assert d1.count("pets") == count
+
+
 def test_a_wrong_token_is_said_without_it(local: LocalD1) -> None:
     with pytest.raises(AccessError) as caught:
         opened(local, token="cfut_secret").datasets()
     assert "cfut_secret" not in f"{caught.value} {caught.value.hint}"
     assert TOKEN not in repr(D1Settings(**local.settings())).replace(f"account='{TOKEN}'", "")
+
+
+def test_the_token_is_never_sent_in_the_open(local: LocalD1) -> None:
+    with pytest.raises(ConfigError, match="https"):
+        opened(local, url="http://api.example.org/client/v4")
 
 
 def test_a_service_that_is_not_there_is_tried_again(local: LocalD1) -> None:
@@ -437,6 +467,17 @@ def test_an_update_of_a_row_that_somebody_changed_meanwhile_does_nothing(local: 
     assert local.sql("SELECT name FROM people WHERE id = 'b'") == [("new",)]
 
 
+def test_the_columns_of_a_query_are_asked_once_for_each_form_of_what_is_staged(local: LocalD1, d1: D1) -> None:
+    for number in range(3):
+        with d1.transaction():
+            d1.stage("asked", pa.table({"a": [f"{number}"]}))
+            assert d1.query("SELECT * FROM asked").to_pylist() == [{"a": f"{number}"}]
+    assert len(local.requests) == 4
+    with d1.transaction():
+        d1.stage("asked", pa.table({"a": ["0"], "b": pa.array([1], pa.int64())}))
+        assert d1.query("SELECT * FROM asked").to_pylist() == [{"a": "0", "b": 1}]
+
+
 def test_reads_in_a_transaction_see_what_is_committed(local: LocalD1, d1: D1) -> None:
     local.sql(PEOPLE)
     with d1.transaction():
@@ -472,7 +513,7 @@ def test_of_two_runs_that_see_a_free_lock_one_is_told_that_it_is_locked(local: L
                 first.pop()()
 
         local.faults = meanwhile
-        with pytest.raises(LockedError, match="same moment"), mine.run("apply", {}, START, lock=True):
+        with pytest.raises(LockedError, match="took the lock"), mine.run("apply", {}, START, lock=True):
             pass
         assert not first
         with pytest.raises(LockedError, match="is writing"), mine.run("apply", {}, START, lock=True):

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from resettle.batch import ARROW, TROUBLE, Column, ForeignKey, Kind, Schema
-from resettle.connector import Source, Target
+from resettle.connector import Body, Source, Target
 from resettle.connectors.memory import Memory
 from resettle.connectors.sqlite import SQLite, SQLiteSettings
 
@@ -62,6 +62,20 @@ class TargetCase:
     """Whether a transaction within one is a savepoint; ConfigError otherwise."""
     sees_its_writes: bool = True
     """Whether reads in a transaction see its writes; what is committed otherwise."""
+
+
+@dataclass(frozen=True)
+class FilesCase:
+    """Listings of files, and their bytes; the dataset's key may be the files' name or a key of the service's own.
+
+    ``source(place, files)``: a source (and BodySource) with these files, name to bytes, and each one's key.
+    ``target(place)``: a target (and BodyTarget) without files, whose keys may be any text, where there is one.
+    """
+
+    name: str
+    dataset: str
+    source: Callable[[Place, Mapping[str, bytes]], tuple[Any, Mapping[str, str]]]
+    target: Callable[[Place], Any] | None = None
 
 
 def arrow(schema: Schema, rows: Sequence[Row]) -> pa.Table:
@@ -172,6 +186,26 @@ def memory_target(place: Place) -> Target:
 def memory_orphan(place: Place, target: Target) -> None:
     assert isinstance(target, Memory)
     target.create("pets", PETS, [{"id": "lost", "owner": NOBODY}])
+
+
+OBJECTS = Schema(
+    "objects",
+    (Column("key", Kind.TEXT, nullable=False), Column("size", Kind.INT64), Column("md5", Kind.TEXT)),
+    key=("key",),
+)
+
+
+def memory_files_target(place: Place) -> Any:
+    return Memory("memory").create("objects", OBJECTS)
+
+
+def memory_files_source(place: Place, files: Mapping[str, bytes]) -> tuple[Any, Mapping[str, str]]:
+    memory = memory_files_target(place)
+    for name, content in files.items():
+        memory.put(
+            "objects", name, Body(lambda start, content=content: iter([content[start:]])), metadata={}, replace=False
+        )
+    return memory, {name: name for name in files}
 
 
 # -- sqlite ----------------------------------------------------------------------------------------
@@ -330,6 +364,28 @@ class _Closing:
         stop()
 
 
+# -- google_drive ----------------------------------------------------------------------------------
+
+
+def google_drive_files_source(place: Place, files: Mapping[str, bytes]) -> tuple[Any, Mapping[str, str]]:
+    from resettle.connectors.google_drive import GoogleDrive, GoogleDriveSettings
+    from resettle.sandbox.drive import start_drive
+
+    stack = ExitStack()
+    drive = stack.enter_context(start_drive())
+    folder = drive.folder("files")
+    below: dict[str, str] = {"": folder}
+    keys = {}
+    for name, content in files.items():
+        path, _, last = name.rpartition("/")
+        if path not in below:
+            below[path] = drive.folder(path, folder)
+        keys[name] = drive.file(last, below[path], body=content)
+    token = drive.token_file(place.folder / "token.json")
+    settings = GoogleDriveSettings(folder=folder, token=token, url=drive.api, page_size=10)
+    return _Closing(GoogleDrive("google_drive", settings), stack.close), keys
+
+
 # -- postgres --------------------------------------------------------------------------------------
 
 POSTGRES_TABLES = f"""
@@ -378,6 +434,30 @@ def postgres_orphan(place: Place, target: Target) -> None:
         )
 
 
+# -- s3 --------------------------------------------------------------------------------------------
+
+
+def s3_files_source(place: Place, files: Mapping[str, bytes]) -> tuple[Any, Mapping[str, str]]:
+    from resettle.connectors.s3 import S3, S3Settings
+    from resettle.sandbox.s3 import start_s3
+
+    stack = ExitStack()
+    local = stack.enter_context(start_s3())
+    local.load("people", files)
+    source = S3("s3", S3Settings(**local.settings("people", readonly=True)))
+    return _Closing(source, stack.close), {name: name for name in files}
+
+
+def s3_files_target(place: Place) -> Any:
+    from resettle.connectors.s3 import S3, S3Settings
+    from resettle.sandbox.s3 import start_s3
+
+    stack = ExitStack()
+    local = stack.enter_context(start_s3())
+    local.load("people")
+    return _Closing(S3("s3", S3Settings(**local.settings("people"))), stack.close)
+
+
 SOURCES = (
     SourceCase("memory", memory_source),
     SourceCase("sqlite", sqlite_source),
@@ -394,4 +474,9 @@ TARGETS = (
     TargetCase("sqlite", sqlite_target, sqlite_orphan),
     TargetCase("d1", d1_target, sqlite_orphan, nests=False, sees_its_writes=False),
     TargetCase("postgres", postgres_target, postgres_orphan),
+)
+FILES = (
+    FilesCase("memory", "objects", memory_files_source, memory_files_target),
+    FilesCase("google_drive", "files", google_drive_files_source),
+    FilesCase("s3", "objects", s3_files_source, s3_files_target),
 )

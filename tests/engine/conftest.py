@@ -58,6 +58,8 @@ class Project:
     memory: Memory | None = None
     runs: int = 0
     defaults: dict[str, Any] = field(default_factory=dict)
+    opened_before: dict[str, Any] = field(default_factory=dict)
+    """Connectors that the migration's connections of these names stand for."""
 
     # -- what people do to the source, the mapping and the target -------------------------------------------
 
@@ -99,7 +101,8 @@ class Project:
     @contextmanager
     def opened(self) -> Iterator[tuple[Migration, Connections, Ledger]]:
         migration = self.load()
-        with Connections(migration, opened={"app": self.memory} if self.memory else None) as connections:
+        given = {**self.opened_before, **({"app": self.memory} if self.memory else {})}
+        with Connections(migration, opened=given) as connections:
             yield migration, connections, connections.ledger()
 
     def options(self, given: Mapping[str, Any]) -> tuple[Options, datetime]:

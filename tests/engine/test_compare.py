@@ -15,7 +15,10 @@ SAME = {"same": True, "reused": 0, "target_key": "k"}
 CHANGED = {"same": False, "reused": 0, "target_key": "k"}
 REUSED = {"same": False, "reused": 1, "target_key": "k"}
 REUSED_SAME = {"same": True, "reused": 1, "target_key": "k"}
+REUSED_MOVED = {**REUSED, "target_key": "another"}
 MOVED = {"same": False, "reused": 0, "target_key": "another"}
+
+INTENDED = {"same": False, "intended": True, "reused": 0, "target_key": "k"}
 
 ABSENT = None
 EQUAL = {"_fp": W, "_left": False}
@@ -53,7 +56,11 @@ CASES = [
     (REUSED, EDITED, False, "hold", "conflict", "not_ours"),
     (REUSED, EDITED, True, "hold", "unchanged", None),
     (REUSED, ABSENT, True, "hold", "unchanged", None),
+    (REUSED_MOVED, ABSENT, True, "hold", "conflict", "key_changed"),
     (REUSED_SAME, EDITED, False, "hold", "unchanged", None),
+    (INTENDED, ABSENT, False, "hold", "create", None),
+    (INTENDED, EQUAL, False, "hold", "unchanged", None),
+    (INTENDED, EDITED, False, "hold", "conflict", "edited_in_target"),
 ]
 
 
@@ -62,7 +69,13 @@ def decided(known: object, present: object, match: bool, policy: str) -> dict[st
     known_rows = [] if known is None else [{"_at": 0, **known}]  # type: ignore[dict-item]
     present_rows = [] if present is None else [{"_at": 0, "_key": "k", **present}]  # type: ignore[dict-item]
     known_schema = pa.schema(
-        [("_at", pa.int64()), ("same", pa.bool_()), ("reused", pa.int64()), ("target_key", pa.string())]
+        [
+            ("_at", pa.int64()),
+            ("same", pa.bool_()),
+            ("intended", pa.bool_()),
+            ("reused", pa.int64()),
+            ("target_key", pa.string()),
+        ]
     )
     present_schema = pa.schema(
         [("_at", pa.int64()), ("_key", pa.string()), ("_fp", pa.binary()), ("_left", pa.bool_())]
@@ -106,6 +119,7 @@ def test_rows_are_decided_in_the_order_they_are_wanted() -> None:
         {
             "_at": pa.array([], pa.int64()),
             "same": pa.array([], pa.bool_()),
+            "intended": pa.array([], pa.bool_()),
             "reused": pa.array([], pa.int64()),
             "target_key": pa.array([], pa.string()),
         }
@@ -124,6 +138,7 @@ def test_of_several_rows_with_one_natural_key_the_first_counts() -> None:
         {
             "_at": pa.array([], pa.int64()),
             "same": pa.array([], pa.bool_()),
+            "intended": pa.array([], pa.bool_()),
             "reused": pa.array([], pa.int64()),
             "target_key": pa.array([], pa.string()),
         }

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 
 from resettle.connections import Connections
-from resettle.errors import FenceError, LedgerVersionError, LockedError, ResettleError
-from resettle.ledger.ledger import STALE_AFTER, require
+from resettle.errors import FenceError, LedgerError, LedgerVersionError, LockedError, ResettleError
+from resettle.ledger.ledger import require
+from resettle.ledger.owner import STALE_AFTER
 from resettle.mapping.load import load
 from tests.engine.conftest import START, MakeProject, Project, people, person, statuses
 
@@ -174,6 +175,26 @@ def test_every_run_is_listed_with_its_outcome(project: MakeProject, database: st
     assert [(run["run"], run["phase"], run["status"]) for run in runs] == [(2, "apply", "held"), (1, "apply", "done")]
     assert runs[0]["summary"]["flows"][0]["held"] == 1
     assert all(run["completed_at"] for run in runs)
+
+
+def test_only_a_run_that_came_to_its_end_is_completed(project: MakeProject, database: str) -> None:
+    p = prepared(project, database)
+    with p.ledger() as ledger:
+        for status in ("done", "held", "failed", "interrupted"):
+            with ledger.run("apply", {}, START, lock=True) as run:
+                ledger.finish(run, status, {})
+        with pytest.raises(ResettleError), ledger.run("apply", {}, START, lock=True):
+            raise ResettleError("trouble")
+        found = [(run["status"], run["completed_at"] is not None) for run in ledger.runs()]
+    completed = [("done", True), ("held", True), ("done", True)]
+    assert sorted(found) == sorted([*completed, ("failed", False), ("failed", False), ("interrupted", False)])
+
+
+def test_a_table_of_somebody_else_is_not_taken_for_the_ledgers(project: MakeProject, database: str) -> None:
+    p = project(target=database, people=people(1))
+    p.sql(*(["CREATE SCHEMA resettle"] if database == "postgres" else []), f"CREATE TABLE {p_(p)}runs (id INTEGER)")
+    with pytest.raises(LedgerError, match="somebody else"):
+        p.apply()
 
 
 def test_a_trace_tells_what_became_of_a_record(project: MakeProject, database: str) -> None:

@@ -227,6 +227,24 @@ def test_a_patch_needs_a_row_that_is_there(project: MakeProject) -> None:
     assert p.rows("people") == [("p1", "n", "kept")]
 
 
+def test_a_place_that_is_none_concerns_its_own_unit_alone(project: MakeProject) -> None:
+    flows = """
+    docs:
+      from: src.docs
+      unit: id
+      outputs: {place: {into: app.docs, patch: id, columns: {id: id, doc: {at: ptr, set: "value::json"}}}}
+    """
+    value = '{"price":1.50,"id":12345678901234567890123}'
+    docs = [{"id": name, "ptr": "/x", "value": value} for name in "abc"]
+    p = project(
+        flows, "CREATE TABLE docs (id TEXT PRIMARY KEY, doc TEXT)", docs=[*docs, {**docs[0], "id": "d", "ptr": "x"}]
+    )
+    p.sql("INSERT INTO docs VALUES ('a', '{}'), ('b', 'no JSON'), ('c', NULL), ('d', '{}')")
+    assert statuses(p.apply()) == {"done": 1, "failed": 2, "held": 1}
+    assert (p.units("failed"), p.held) == ({"b": "changed_meanwhile", "c": "changed_meanwhile"}, {"d": "cast"})
+    assert p.rows("docs")[0] == ("a", '{"x":' + value + "}"), "not a digit is lost"
+
+
 def test_a_version_counts_the_updates_and_is_nobodys_business_else(project: MakeProject, database: str) -> None:
     flows = """
     people:
@@ -272,6 +290,37 @@ def test_what_a_lookup_says_newly_is_noticed_by_the_next_run(project: MakeProjec
         p.apply(saved)
     assert actions(p.apply()) == {"update": 1}
     assert p.rows("people") == [("a", "Berta")]
+
+
+def test_a_lookup_of_any_name_is_a_function(project: MakeProject) -> None:
+    flows = """
+    people:
+      from: src.people
+      unit: id
+      into: app.people
+      columns: {id: id, name: "lookup_nameOf(code) || \\"lookup_name-of\\"(code)"}
+    """
+    one = "{from: src.names, key: code, value: name}"
+    p = project(flows, "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)", people=[{"id": "a", "code": "x"}],
+                extra=f"lookups: {{nameOf: {one}, name-of: {one}}}", names=[{"code": "x", "name": "A"}])  # fmt: skip
+    p.apply()
+    assert p.rows("people") == [("a", "AA")]
+
+
+def test_a_lookup_may_be_on_a_column_that_a_later_outputs_own_rows_lack(project: MakeProject) -> None:
+    flows = """
+    people:
+      from: src.people
+      unit: id
+      outputs:
+        person: {into: app.people, columns: {id: id, name: {lookup: names, on: code}}}
+        tag: {into: app.tags, rows: "select _unit, id from source", columns: {id: id}}
+    """
+    tables = ("CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)", "CREATE TABLE tags (id TEXT PRIMARY KEY)")
+    extra = "lookups: {names: {from: src.names, key: code, value: name}}"
+    p = project(flows, tables, extra=extra, people=[{"id": "a", "code": "x"}], names=[{"code": "x", "name": "Anna"}])
+    p.apply()
+    assert p.rows("people") == [("a", "Anna")]
 
 
 def test_on_conflict_decides_about_rows_that_we_never_wrote(project: MakeProject, database: str) -> None:

@@ -8,7 +8,7 @@ import traceback
 import typer
 from rich.markup import escape
 
-from resettle.cli import demo, held, init, look, verify, write
+from resettle.cli import demo, held, init, look, rollback, verify, write
 from resettle.cli.options import err, run
 from resettle.errors import ResettleError
 from resettle.memory import steady
@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (init, look, write, verify, demo):
+for module in (init, look, write, verify, rollback, demo):
     module.register(app)
 app.add_typer(held.app, name="held")
 

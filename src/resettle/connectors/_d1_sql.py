@@ -74,6 +74,10 @@ class Staged:
         words = set(re.findall(r"\w+", _bare(sql)))
         return [name for name in self._tables if name in words or quote(name) in sql]
 
+    def shape(self, sql: str) -> tuple[tuple[str, ...], ...]:
+        """The names and columns of the staged tables that a statement names."""
+        return tuple((name, *self._tables[name].column_names) for name in self.named(sql))
+
     def rendered(self, sql: str, values: Sequence[Any], *, empty: bool = False) -> Iterator[Statement]:
         """The statement once for every piece of the staged rows that it names.
 

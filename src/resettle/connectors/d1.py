@@ -120,7 +120,7 @@ class D1:
         self._call = caller or Caller(functools.partial(errors, connection=name))
         self._local = threading.local()
         self._schemas: dict[str, Schema] = {}
-        self._columns: dict[str, list[str]] = {}
+        self._columns: dict[tuple[Any, ...], list[str]] = {}
         self._types: dict[str, dict[str, str]] = {}
 
     def datasets(self) -> Sequence[str]:
@@ -175,7 +175,7 @@ class D1:
     @contextmanager
     def transaction(self, *, readonly: bool = False) -> Iterator[None]:
         if self._open:
-            hint = "one batch is one transaction: do it in transactions that follow each other"
+            hint = "one batch is one transaction; a rehearsal needs a copy of the database in a SQLite file"
             raise ConfigError(f"{self.name}: D1 has no transaction within a transaction", hint=hint)
         self._local.open = pending = Pending(readonly)
         try:
@@ -351,10 +351,11 @@ class D1:
 
     def _names(self, sql: str, parameters: Sequence[Any]) -> list[str]:
         """The columns of a query."""
-        if sql not in self._columns or self._staged.named(sql):
+        key = (sql, self._staged.shape(sql))
+        if key not in self._columns:
             (statement,) = self._staged.rendered(statements.counting(sql), parameters, empty=True)
-            self._columns[sql] = self._ask(statement).columns
-        return self._columns[sql]
+            self._columns[key] = self._ask(statement).columns
+        return self._columns[key]
 
     def _declared(self, sql: str, width: int) -> list[str]:
         """The declared types of a query's columns, where they are plainly a table's."""

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from resettle.batch import ARROW, Action, Batch, Column, ForeignKey, Kind, Partition, Schema
 from resettle.calls import Caller
 from resettle.connector import Sql
+from resettle.connectors._memory_files import Shelf
 from resettle.errors import AccessError, ConfigError, ConnectorError, RejectedError
 
 P = ParamSpec("P")
@@ -64,7 +65,8 @@ class Memory:
 
     Writes obey key, unique, NOT NULL, choices and foreign keys. A transaction works on a copy that only its
     own thread sees; committing puts the copy in place. A default is not evaluated: the column is then null.
-    Reading gives columns in the types of `batch.ARROW`, except that a UUID is text, as expressions want it.
+    Reading gives columns in the types of `batch.ARROW`, except that a UUID is text, as expressions want it. ``shelf``
+    holds the bytes of datasets that are listings of files.
     """
 
     transactional = True
@@ -77,7 +79,10 @@ class Memory:
         self._owner: int | None = None
         self._readonly = False
         self._writer = threading.Lock()
+        self._files = threading.Lock()
         self._serial = itertools.count()
+        self.shelf = Shelf(self._list)
+        self.open, self.put, self.abandon = self.shelf.open, self.shelf.put, self.shelf.abandon
         for dataset, given in (settings or MemorySettings()).datasets.items():
             schema = Schema(dataset, given.columns, given.key, given.unique, given.foreign_keys)
             self.create(dataset, schema, given.rows)
@@ -96,6 +101,13 @@ class Memory:
             held[identity] = row
         self._committed[dataset] = _Table(schema, held)
         return self
+
+    def _list(self, dataset: str, key: str, size: int, md5: str) -> None:
+        table = self._table(dataset)
+        row = {column.name: None for column in table.schema.columns} | {"key": key, "size": size, "md5": md5}
+        with self._files:
+            rows = {**self._committed[dataset].rows, self._identity(table.schema, row): row}
+            self._committed[dataset] = _Table(table.schema, rows)
 
     def datasets(self) -> Sequence[str]:
         return sorted(self._tables)

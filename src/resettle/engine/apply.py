@@ -21,6 +21,7 @@ from resettle.engine.commit import alive, transactions
 from resettle.engine.count import count_decision, count_prepared, summarise
 from resettle.engine.decide import Decider
 from resettle.engine.decision import Decided, Decision, Foreseen
+from resettle.engine.effects import carry_out, merged, of_units, outside
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_wire
 from resettle.engine.flow import Connections, FlowRun, Options, compile_flow, open_flow, referenced, selected
@@ -119,6 +120,7 @@ class Writer:
             o.name: ledger.shape(flow.name, numbers[o.name], o.place, o.key_names, o.names) for o in flow.shape.outputs
         }
         self._decider = Decider(flow.shape, flow.targets, self._db, foreseen, ledger)
+        self._outside = outside(flow.shape, flow.targets)
         self._optimistic = True
         self._retry = Caller(lambda error: None, attempts=6)
 
@@ -142,19 +144,37 @@ class Writer:
         """Commit a batch; several decisions if it had to be cut in parts."""
         if not len(prepared):
             return []
+        done = self._first_outside(prepared) if self._outside else None
         try:
-            return [self._commit(prepared, None)]
+            return [self._commit(prepared, None, done)]
         except RejectedError:
             refused = self._refusals(prepared)
         if refused is not None and refused.num_rows:
             try:
-                return [self._commit(prepared, refused)]
+                return [self._commit(prepared, refused, done)]
             except RejectedError:
                 pass  # something else is refused as well: find it the slow way
-        return isolate(prepared, lambda part, held: self._commit(part, held))
+        return isolate(prepared, lambda part, held: self._commit(part, held, done))
 
-    def _commit(self, prepared: Prepared, refused: pa.Table | None) -> Decision:
-        """One transaction: decide, write, remember. Tried again where the service says it may be."""
+    def _first_outside(self, prepared: Prepared) -> Decision:
+        """What no transaction covers: meant, remembered as meant, and done. What failed is held."""
+        decision = self._decider.decide(prepared, optimistic=False, lock=False)
+        self._allow(decision)
+        numbers = pa.array([decision.outputs[place].number for place in self._outside], pa.int16())
+        meant = record_of(self._db, self._flow.shape, decision, prepared, self._shapes).created
+        meant = meant.filter(pc.and_(pc.is_in(meant["output"], numbers), pc.invert(meant["reused"])))
+        with self._ledger.transaction():
+            self._ledger.intend(self._run, self._flow.name, meant)
+        flow = self._flow
+        return carry_out(
+            decision, self._outside, flow.shape, flow.targets, flow.copiers, self._writes, self._decider.hold
+        )
+
+    def _commit(self, prepared: Prepared, refused: pa.Table | None, done: Decision | None = None) -> Decision:
+        """One transaction: decide, write, remember. Tried again where the service says it may be.
+
+        ``done``: what was done before to outputs that no transaction covers.
+        """
         tries = 0
 
         def once() -> Decision:
@@ -163,19 +183,14 @@ class Writer:
             if tries > 1:  # a lost answer may have been a commit: look at the ledger again
                 prepared = replace(prepared, known=self._ledger.known(self._flow.name, prepared.units))
             with transactions(self._flow.targets, self._ledger):
-                decision = self._decider.decide(prepared, optimistic=self._optimistic and tries == 1, lock=True)
-                if tries == 1:  # what a lost answer had committed is unchanged now, as the plan would have it
-                    self._allow(decision)
+                decision = self._decide(prepared, done, tries)
                 if refused is not None:
                     decision = self._decider.hold(decision, refused)
                 for made in decision.outputs:
-                    for rows, action, _ in self._writes(made):
+                    for rows, action, _ in self._writes(made) if made.place not in self._outside else ():
                         self._target(made).write(made.dataset[1], rows, self._key(made), action)
-                self._ledger.record(
-                    self._run,
-                    self._flow.name,
-                    record_of(self._db, self._flow.shape, decision, prepared, self._shapes),
-                )
+                record = record_of(self._db, self._flow.shape, decision, prepared, self._shapes)
+                self._ledger.record(self._run, self._flow.name, replace(record, intended=bool(self._outside)))
             return decision
 
         try:
@@ -183,22 +198,34 @@ class Writer:
         except RejectedError as error:
             if error.reason == "exists" and self._optimistic:
                 self._optimistic = False  # the target is not ours alone: look before every write from now on
-                return self._commit(prepared, refused)
+                return self._commit(prepared, refused, done)
             raise
+
+    def _decide(self, prepared: Prepared, done: Decision | None, tries: int) -> Decision:
+        if done is not None and len(self._outside) == len(self._flow.shape.outputs):
+            return of_units(done, prepared.units)
+        decision = self._decider.decide(prepared, optimistic=self._optimistic and tries == 1, lock=True)
+        if done is not None:
+            return merged(decision, of_units(done, prepared.units), self._outside, self._decider.hold)
+        if tries == 1:  # what a lost answer had committed is unchanged now, as the plan would have it
+            self._allow(decision)
+        return decision
 
     def _refusals(self, prepared: Prepared) -> pa.Table | None:
         """Ask the target, without a trace, which units it refuses.
 
         A unit that would reuse what a refused one makes is asked about again, once it makes that itself.
         """
+        if len(self._outside) == len(self._flow.shape.outputs):
+            return None
         with transactions(self._flow.targets, self._ledger, rollback=True):
             decision = self._decider.decide(prepared, optimistic=False, lock=True)
-            target = self._target(decision.outputs[0])
+            target = self._target(next(m for m in decision.outputs if m.place not in self._outside))
             refused: list[pa.Table] = []
             while True:
                 writes, units = [], []
                 for made in decision.outputs:
-                    for rows, action, of in self._writes(made):
+                    for rows, action, of in self._writes(made) if made.place not in self._outside else ():
                         writes.append((made.dataset[1], rows, self._key(made), action))
                         units.append(of)
                 found = target.refusals(writes, units) if writes else None

@@ -10,8 +10,10 @@
     yes   | as we left it        | update
     yes   | changed by others    | conflict; by policy: hold, source (overwrite) or target (keep theirs: reuse)
     yes   | gone                 | conflict: deleted in the target, never revived
+    meant | absent               | create: a target without transactions was not reached before the run died
 
-A row that we only reused was never ours: a change to it is a conflict, and nothing at all under `match`.
+A row that we only reused was never ours: a change to it is a conflict, and nothing at all under `match`, unless
+another natural key is wanted now.
 Of several rows with one natural key (`match` needs no unique index) the first counts.
 """
 
@@ -29,7 +31,8 @@ SELECT w._at,
     WHEN k._at IS NULL AND (p._fp = w._fp OR $match OR $policy = 'target') THEN 'reuse'
     WHEN k._at IS NULL AND $policy = 'source' THEN 'update'
     WHEN k._at IS NULL THEN 'conflict'
-    WHEN k.same OR (k.reused = 1 AND $match) THEN 'unchanged'
+    WHEN k.intended AND p._at IS NULL THEN 'create'
+    WHEN k.same OR (k.reused = 1 AND $match AND k.target_key = w._key) THEN 'unchanged'
     WHEN k.target_key <> w._key OR p._at IS NULL THEN 'conflict'
     WHEN p._fp = w._fp THEN 'unchanged'
     WHEN p._left AND k.reused = 0 THEN 'update'
@@ -64,7 +67,8 @@ def compare(
     """Decide every wanted row.
 
     wanted:  _at (position), _key, _fp
-    known:   _at (of the wanted row), same (wanted equals what we wrote), reused, target_key
+    known:   _at (of the wanted row), same (wanted equals what we wrote), intended (to be written, and never
+             confirmed), reused, target_key
     present: _at (position among the fetched), _key, _fp, _left (equals what we wrote)
     Gives, in the order of wanted: _at, _action, _reason (for conflicts), _known, _present.
     """

@@ -43,6 +43,7 @@ class Compiler:
         self.db, self.source, self.target_schema = connection, source, target_schema
         self._lookups = lookups
         self._functions: set[str] = set()
+        self._asked: set[str] = set()
         self._used: dict[str, None] = {}
         self._types = source_types
         self._previous: dict[str, OutputShape] = {}
@@ -85,7 +86,7 @@ class Compiler:
             tuple(outputs),
             rules_sql(row_rules, tried=False),
             rules_sql(row_rules, tried=True),
-            tuple(self._lookups.asked([one for output in outputs for one in output.lookups], self._functions)),
+            tuple(sorted(self._asked.union(self._lookups.asked((), self._functions)))),
             unmapped=unmapped,
             unseen=tuple(name for name in self._used if name not in names and name not in OURS),
             open=self.source.open,
@@ -100,17 +101,21 @@ class Compiler:
         ]
 
     def _row_rules(self, rows_sql: str | None) -> dict[tuple[str, str], Parsed]:
-        if not self.flow.skip_rows:
-            return {}
-        place = ("flows", self.name, "skip_rows")
-        if rows_sql is None:
-            message = "`skip_rows:` is about the rows of a `rows:` query, and there is none"
-            raise MappingError(self.migration.place(*place), message, hint="`skip:` is about whole records")
-        self._relation(rows_sql)
-        rules = {("skip", name): self.expression(text, *place, name) for name, text in self.flow.skip_rows.items()}
-        for (_, name), parsed in rules.items():
-            self.bind(parsed, *place, name)
-        return rules
+        """Which rows are left out: skipped for good, or (as `hold`) waiting."""
+        rules = {
+            (kind, name): (text, ("flows", self.name, key, name))
+            for kind, key in (("skip", "skip_rows"), ("hold", "partial_rows"))
+            for name, text in getattr(self.flow, key).items()
+        }
+        for _, place in rules.values():
+            if rows_sql is None:
+                message = f"`{place[2]}:` is about the rows of a `rows:` query, and there is none"
+                raise MappingError(self.migration.place(*place[:3]), message, hint="`skip:` is about whole records")
+            self._relation(rows_sql)
+        parsed = {rule: self.expression(text, *place) for rule, (text, place) in rules.items()}
+        for rule, one in parsed.items():
+            self.bind(one, *rules[rule][1])
+        return parsed
 
     def _outputs(self, rows_sql: str | None) -> list[OutputShape]:
         outputs = []
@@ -120,6 +125,7 @@ class Compiler:
             if output.rows:
                 self._relation(self._query(output.rows, *at, "rows"))
             made = compile_output(self, name, output, at)
+            self._asked |= set(self._lookups.asked(made.lookups, ()))  # of the rows that this output sees
             outputs.append(replace(made, rows_sql=(self._rows_sql or "") if output.rows else ""))
             self._previous = {done.name: done for done in outputs}
         return outputs

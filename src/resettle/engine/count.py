@@ -47,7 +47,7 @@ def count_decision(
             actions[Action.CONFLICT] = decision.conflicts[output.name]
         counts.add_rows(output.name, actions)
         _count_created(counts, output, made, database)
-        for action in (Action.CREATE, Action.UPDATE, Action.REUSE, Action.PATCH):
+        for action in (Action.CREATE, Action.UPDATE, Action.REUSE, Action.PATCH, Action.COPY):
             if len(counts.samples.get(str(action), ())) < SAMPLES:
                 _sample_rows(counts, output, made, action, show_values=show_values)
     _count_exploded(counts, units, decision.exploded)
@@ -75,6 +75,7 @@ def _count_exploded(counts: Counts, units: pa.Table, exploded: pa.Table) -> None
     kept = exploded.filter(pc.invert(pc.is_in(exploded["_unit"], lost["_unit"].combine_chunks())))
     counts.exploded += kept.num_rows
     _tally(counts.left_out, kept["skip"])
+    _tally(counts.left_out, kept["wait"])
 
 
 def summarise(counts: Counts, shape: FlowShape, database: duckdb.DuckDBPyConnection) -> None:
@@ -89,7 +90,7 @@ def summarise(counts: Counts, shape: FlowShape, database: duckdb.DuckDBPyConnect
 def summary_relation(shape: FlowShape, counts: Counts) -> str:
     """A SELECT of one row: what `summary:` may name."""
     flow = shape.flow
-    reasons = [*flow.skip, *flow.hold, *flow.skip_rows, "no_rows", "rows_skipped"]
+    reasons = [*flow.skip, *flow.hold, *flow.skip_rows, *flow.partial_rows, "no_rows", "rows_skipped"]
     counted = [name for output in flow.all_outputs.values() for name in output.count]
     parts = {"read": str(counts.read), "rows": str(counts.exploded)}
     parts |= {str(status): str(counts.units[status]) for status in Status}

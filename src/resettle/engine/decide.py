@@ -17,10 +17,12 @@ import pyarrow.compute as pc
 
 from resettle.batch import Action, Column
 from resettle.connector import Target
+from resettle.engine import bodies
 from resettle.engine import patch as patching
 from resettle.engine.alternate import alternate, rekeyed
 from resettle.engine.compare import compare
 from resettle.engine.decision import (
+    NEW,
     Decided,
     Decision,
     Foreseen,
@@ -90,7 +92,7 @@ class Decider:
             units, decided = hold(units, decided, pa.concat_tables(trouble))
             decided = [(self._bereft(o, rows), p) for o, (rows, p) in zip(self._shape.outputs, decided, strict=True)]
         return Decision(
-            settled(units, [rows for rows, _ in decided], prepared),
+            settled(units, [rows for rows, _ in decided], prepared, shaped.rows),
             tuple(
                 Decided(
                     number,
@@ -145,6 +147,8 @@ class Decider:
         known = known.filter(pc.equal(known["output"], number)) if known.num_rows else known
         if output.patch:
             return self._patched(output, wanted, known, lock=lock)
+        if output.body:
+            return self._copied(output, wanted, known)
         wanted = rekeyed(self._db, output, wanted, known)
         wanted = renumbered(self._db, wanted, known) if output.settles else wanted
         dataset = (output.connection, output.dataset)
@@ -173,7 +177,7 @@ class Decider:
         found = compare(
             self._db,
             wanted.select(["_at", "_key", "_fp"]),
-            matched.select(["_at", "same", "reused", "target_key"]),
+            matched.select(["_at", "same", "intended", "reused", "target_key"]),
             keyed,
             match=bool(output.match),
             policy=self._shape.flow.on_conflict,
@@ -201,6 +205,22 @@ class Decider:
             rows = set_column(rows, name, values)
         return rows, present
 
+    def _copied(self, output: OutputShape, wanted: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """A file that is to be copied always is looked for: what is missing or different is copied."""
+        columns = [c for name in (*output.key_names, *bodies.COMPARED) if (c := output.schema.column(name))]
+        present = self._fetch_columns(output, wanted, columns, lock=False)
+        self._db.register("_p", as_duckdb(present, columns))
+        present = present.append_column("_key", query(self._db, f"SELECT {key_sql(output.key)} AS k FROM _p")["k"])
+        self._db.unregister("_p")
+        wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
+        matched = self._match_known(wanted, known)
+        rows = decided_all(wanted, Action.COPY, known=False)
+        found = bodies.states(self._db, rows, matched, present, policy=self._shape.flow.on_conflict)
+        for name in ("_action", "_reason", "_known"):
+            rows = set_column(rows, name, found[name])
+        rows = rows.drop_columns(["_at"]).append_column("_there", found["_there"])
+        return self._duplicates(output, rows), present
+
     def _taken(self, number: int, output: OutputShape, rows: pa.Table) -> pa.Table:
         """A row that is there for another unit is not taken: two records would become one."""
         new = pc.and_(pc.is_in(rows["_action"], pa.array(["reuse", "update"])), pc.invert(rows["_known"]))
@@ -217,7 +237,8 @@ class Decider:
         try:
             table: pa.Table = query(
                 self._db,
-                "SELECT w._at, coalesce(k.fp = w._fp, false) AS same, k.reused, k.target_key, k.fp, k.shape"
+                "SELECT w._at, coalesce(k.fp = w._fp, false) AS same, k.fp IS NULL AS intended, k.reused,"
+                " k.target_key, k.fp, k.shape"
                 " FROM _w w JOIN _k k ON k.unit = w._unit AND k.n = w._n",
             )
         finally:
@@ -255,7 +276,7 @@ class Decider:
             return rows
         hashes = key_hashes(self._db, rows["_key"])
         made = self._foreseen.of((output.connection, output.dataset), output.key_names)
-        creates = pc.and_(pc.equal(rows["_action"], str(Action.CREATE)), fresh).to_numpy(zero_copy_only=False)
+        creates = pc.and_(pc.is_in(rows["_action"], NEW), fresh).to_numpy(zero_copy_only=False)
         again = made.seen(hashes) & fresh.to_numpy(zero_copy_only=False)
         again[creates] |= made.repeated(hashes[creates])
         if not again.any():

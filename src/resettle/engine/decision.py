@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resettle.batch import Action, Status
+from resettle.engine.bodies import COPY_FAILED
 from resettle.engine.feed import Prepared
 from resettle.engine.patch import CHANGED, NO_ROW
 from resettle.engine.statements import OutputShape
@@ -78,7 +79,7 @@ class Decision:
     """What one batch becomes.
 
     units:    _unit, _raw, status (never null), reason, detail, warnings
-    exploded: of a flow with `rows:`: _unit, skip, as shaped
+    exploded: of a flow with `rows:`: _unit, skip, wait, as shaped
     """
 
     units: pa.Table
@@ -121,8 +122,12 @@ _CONFLICTS = {
     CHANGED: "what is to be patched was changed since it was read; the next run reads it again",
     NO_ROW: "there is no such row to patch",
 }
-_FAILING = pa.array([CHANGED])
+_FAILING = pa.array([CHANGED, *COPY_FAILED])
 """Reasons that time may mend: the unit is not held, the next run tries again."""
+NEW = pa.array(["create", "copy"])
+"""Actions that may make a row or file that was not there."""
+WRITTEN = pa.array(["create", "update", "patch", "copy"])
+"""Actions that write."""
 
 
 def trouble_of(bad: pa.Table, output: OutputShape) -> pa.Table:
@@ -158,11 +163,12 @@ def decided_all(rows: pa.Table, action: Action, *, known: bool) -> pa.Table:
     return rows.append_column("_present", pa.nulls(count, pa.int64()))
 
 
-def settled(units: pa.Table, outputs: Sequence[pa.Table], prepared: Prepared) -> pa.Table:
-    """Every unit's status: done if anything of it is new or changed, else unchanged."""
+def settled(units: pa.Table, outputs: Sequence[pa.Table], prepared: Prepared, exploded: pa.Table) -> pa.Table:
+    """Every unit's status: partial while rows of it wait; done if anything of it is new or changed, else unchanged."""
+    units = _partial(units, exploded)
     if not prepared.known.units.num_rows:
         return set_column(units, "status", pc.coalesce(units["status"], str(Status.DONE)))
-    active = [table.filter(pc.is_in(table["_action"], pa.array(["create", "update", "patch"]))) for table in outputs]
+    active = [table.filter(pc.is_in(table["_action"], WRITTEN)) for table in outputs]
     reused = [
         table.filter(pc.and_(pc.equal(table["_action"], "reuse"), pc.invert(table["_known"]))) for table in outputs
     ]
@@ -173,6 +179,18 @@ def settled(units: pa.Table, outputs: Sequence[pa.Table], prepared: Prepared) ->
     done = pc.or_(pc.is_in(units["_unit"], busy.combine_chunks()), pc.invert(old))
     status = pc.if_else(done, str(Status.DONE), str(Status.UNCHANGED))
     return set_column(units, "status", pc.coalesce(units["status"], status))
+
+
+def _partial(units: pa.Table, exploded: pa.Table) -> pa.Table:
+    waiting = exploded.filter(pc.is_valid(exploded["wait"]))
+    if not waiting.num_rows:
+        return units
+    first = waiting.group_by("_unit", use_threads=False).aggregate([("wait", "first")])
+    at = pc.index_in(units["_unit"], first["_unit"].combine_chunks())
+    hit = pc.and_(pc.is_valid(at), pc.is_null(units["status"]))
+    reason = first["wait_first"].combine_chunks().take(at)
+    units = set_column(units, "reason", pc.if_else(hit, reason, units["reason"]))
+    return set_column(units, "status", pc.if_else(hit, str(Status.PARTIAL), units["status"]))
 
 
 def first_of_unit(rows: pa.Table) -> pa.Array:

@@ -20,6 +20,7 @@ import pyarrow.csv
 from resettle.batch import Column, Schema
 from resettle.connector import Source, Target
 from resettle.engine.balance import Counts
+from resettle.engine.bodies import Copier, copier
 from resettle.engine.compile import Compiler
 from resettle.engine.count import summary_relation
 from resettle.engine.decision import Foreseen
@@ -69,6 +70,8 @@ class Options:
     limit: int | None = None
     batch_size: int = 20_000
     workers: int = 2
+    copies: int = 8
+    """Files copied at once."""
     fresh: bool = False
     """Do not trust remembered hashes: decode and compare everything."""
     show_values: bool = False
@@ -95,6 +98,8 @@ class FlowRun:
     targets: Mapping[str, Target]
     feed: Feed
     options: Options
+    copiers: Mapping[str, Copier] = field(default_factory=dict)
+    """How each output with a body gets its files."""
 
     @contextmanager
     def prepared(self, *, ahead: bool = True) -> Iterator[Iterator[Prepared]]:
@@ -199,7 +204,13 @@ def open_flow(
         gather=max(options.batch_size // 2, 1),
     )
     targets = {output.connection: connections.target(output.connection) for output in shape.outputs}
-    return FlowRun(name, shape, digest, connections.source(connection_name), dataset, targets, feed, options)
+    copiers = {
+        output.name: copier(connections, output.body, targets[output.connection], output.dataset, options.copies)
+        for output in shape.outputs
+        if output.body
+    }
+    source = connections.source(connection_name)
+    return FlowRun(name, shape, digest, source, dataset, targets, feed, options, copiers)
 
 
 def _check_place(migration: Migration, shape: FlowShape, ledger: Ledger) -> None:

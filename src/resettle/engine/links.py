@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Action, ForeignKey
+from resettle.batch import ForeignKey
 from resettle.connector import Target
-from resettle.engine.decision import Foreseen, holds
+from resettle.engine.decision import NEW, WRITTEN, Foreseen, holds
 from resettle.engine.fingerprint import as_duckdb, as_wire, key_sql
 from resettle.engine.statements import FlowShape, OutputShape
 from resettle.engine.uniques import Hashes
@@ -60,7 +60,7 @@ class Links:
         """Rows to write whose foreign key points at nothing, neither in the target nor foreseen."""
         if not output.schema.foreign_keys:
             return []
-        writes = rows.filter(pc.is_in(rows["_action"], pa.array(["create", "update", "patch"])))
+        writes = rows.filter(pc.is_in(rows["_action"], WRITTEN))
         if not writes.num_rows:
             return []
         return [
@@ -111,7 +111,7 @@ class Links:
 
     def new_keys(self, output: OutputShape, rows: pa.Table) -> dict[tuple[str, ...], Hashes]:
         """Hashes of the keys of rows to create: the output's own, and what foreign keys may point at."""
-        creates = rows.filter(pc.equal(rows["_action"], str(Action.CREATE)))
+        creates = rows.filter(pc.is_in(rows["_action"], NEW))
         found = {output.key_names: key_hashes(self._db, creates["_key"])}
         for unique in (output.schema.key, *output.schema.unique):
             names = tuple(sorted(unique))

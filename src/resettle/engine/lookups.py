@@ -48,7 +48,8 @@ class Lookups:
         ``on``: lookup and expression over `_probe`, the relation that expressions see. A variable of the
         migration may well have decided that an expression is null, and a lookup can be a whole table.
         """
-        called = {name.removeprefix(PREFIX) for name in functions if name.startswith(PREFIX)} & set(self._values)
+        own = {f"{PREFIX}{name}".lower(): name for name in self._values}  # a function's name has no case
+        called = {own[name.lower()] for name in functions if name.lower() in own}
         joined = {name for name, expression in on if name not in called and self._may_ask(expression)}
         return sorted(called | joined)
 

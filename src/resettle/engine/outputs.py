@@ -9,11 +9,12 @@ from typing import Protocol
 import duckdb
 
 from resettle.batch import Column, Kind, Schema
+from resettle.engine.bodies import COMPARED
 from resettle.engine.statements import OutputShape, missing_reasons, statements, struct_of
 from resettle.errors import MappingError
 from resettle.mapping.columns import DUCKDB, Cast, NoCastError, cast, literal, quote, refuse
 from resettle.mapping.load import Migration, suggest
-from resettle.mapping.model import ColumnForm, Edit, Lookup, Mint, Moment, Output, Ref, Value, split
+from resettle.mapping.model import ColumnForm, Edit, Flow, Lookup, Mint, Moment, Output, Ref, Value, split
 from resettle.mapping.sql import Parsed, SqlError, parse_expression
 
 At = tuple[str, ...]
@@ -24,6 +25,7 @@ class FlowCompiler(Protocol):
 
     migration: Migration
     name: str
+    flow: Flow
     db: duckdb.DuckDBPyConnection
     source: Schema
 
@@ -71,6 +73,7 @@ class _Output:
         fingerprinted = [*owned, *(Column(f"_{part}_{edit}", Kind.TEXT) for edit in self._edits for part in _PRINTED)]
         alternates = self._alternates()
         self._prefer(key)
+        body = self._body(owned)
         when = self._bound(output.when, "when") if output.when else None
         return OutputShape(
             name,
@@ -92,6 +95,7 @@ class _Output:
             once=tuple(self._once),
             updates=self._updates(forms, owned),
             counts=self._over_target(output.count, (*owned, *self._once), "count"),
+            body=body,
         )
 
     def _forms(self) -> Mapping[str, ColumnForm]:
@@ -181,9 +185,13 @@ class _Output:
         if self._output.patch is None:
             raise MappingError(self._migration.place(*place), f"`{name}`: `at:` and `set:` go with `patch:`")
         inside = place[len(self._at) :]
-        at, value = self._bound(form.at, *inside, "at"), self._bound(form.set_, *inside, "set")
-        self._extras[f"_at_{name}"] = f"CAST({at.sql} AS VARCHAR)"
-        self._extras[f"_set_{name}"] = f"CAST(to_json({value.sql}) AS VARCHAR)"
+        at, value = (self._flow.expression(text, *place, key) for key, text in (("at", form.at), ("set", form.set_)))
+        self._flow.bind(at, *place, "at")
+        exact = self._flow.bind(value, *place, "set") == "JSON"  # as it stands: to_json would round its numbers
+        pointer, made = f"CAST({at.sql} AS VARCHAR)", value.sql if exact else f"to_json({value.sql})"
+        none = f"{pointer} <> '' AND NOT starts_with({pointer}, '/')"
+        self._extras[f"_at_{name}"] = f"CASE WHEN {none} THEN {refuse(at.sql, 'VARCHAR')} ELSE {pointer} END"
+        self._extras[f"_set_{name}"] = f"CAST({made} AS VARCHAR)"
         expect = f"CAST({self._bound(form.expect, *inside, 'expect').sql} AS VARCHAR)" if form.expect else "NULL"
         self._extras[f"_expect_{name}"] = f"CAST({expect} AS VARCHAR)"
         self._edits.append(name)
@@ -274,6 +282,23 @@ class _Output:
                 raise MappingError(self._migration.place(*place), message)
             parsed = self._bound(text, "prefer", name)
             self._extras["_prefer"] = f"CAST(TRY_CAST({parsed.sql} AS {DUCKDB[key[0].kind]}) AS VARCHAR)"
+
+    def _body(self, owned: Sequence[Column]) -> tuple[str, str] | None:
+        """Where the bytes come from; what a listing says of a file beforehand is all that can be compared."""
+        form = self._output.body
+        if form is None:
+            return None
+        for column in owned:
+            if column.name not in (*self._schema.key, *COMPARED):
+                raise MappingError(
+                    self._migration.place(*self._at, "columns", column.name),
+                    f"`{column.name}` of a file cannot be compared with what is there",
+                    hint=f"write `{column.name}: {{create: ...}}`",
+                )
+        text, at = (form, ()) if isinstance(form, str) else (form.at, ("at",))
+        self._extras["_body"] = f"CAST({self._bound(text, 'body', *at).sql} AS VARCHAR)"
+        connection, _, dataset = (self._flow.flow.from_ if isinstance(form, str) else form.from_).partition(".")
+        return connection, dataset
 
     def _alternates(self) -> tuple[str, ...]:
         found = self._output.on_duplicate_key or {}

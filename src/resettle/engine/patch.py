@@ -67,7 +67,10 @@ class _Documents(dict[int, Document | None]):
 
     def __missing__(self, place: int) -> Document | None:
         text = self.texts[place]
-        self[place] = None if text is None else Document(text)
+        try:
+            self[place] = None if text is None else Document(text)
+        except (ValueError, IndexError):  # no JSON: there is nothing to find in it
+            self[place] = None
         return self[place]
 
 

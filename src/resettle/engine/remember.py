@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from resettle.batch import Action, Status
 from resettle.engine import patch
-from resettle.engine.decision import Decided, Decision, first_of_unit
+from resettle.engine.decision import WRITTEN, Decided, Decision, first_of_unit
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb
 from resettle.engine.images import image_sql, with_known
@@ -46,6 +46,11 @@ _IMAGES = pa.schema(
         ("image", pa.string()),
     ]
 )
+
+
+_NOTED = pa.array([str(status) for status in (Status.HELD, Status.SKIPPED, Status.FAILED, Status.PARTIAL)])
+_LOOKED_AT_AGAIN = pa.array([str(Status.FAILED), str(Status.PARTIAL)])
+"""Statuses of units that the next run looks at, whether or not their record has changed."""
 
 
 def record_of(
@@ -157,7 +162,7 @@ def _changed(made: Decided, rows: pa.Table) -> pa.Table:
     ``reused``: true for those left to their owners, false for those written, null for what it was.
     """
     action = made.rows["_action"]
-    ours = pc.if_else(pc.is_in(action, pa.array(["update", "patch"])), False, pa.scalar(None, pa.bool_()))
+    ours = pc.if_else(pc.is_in(action, WRITTEN), False, pa.scalar(None, pa.bool_()))
     rows = rows.append_column("reused", pc.if_else(pc.equal(action, str(Action.REUSE)), True, ours))
     return rows.filter(made.rows["_known"]).select(_CHANGED.names).cast(_CHANGED)
 
@@ -213,7 +218,7 @@ def _units(decision: Decision, prepared: Prepared) -> pa.Table:
         ]
     )
     rowless = pc.invert(pc.is_in(units["_unit"], with_rows))
-    odd = pc.is_in(units["status"], pa.array([str(Status.HELD), str(Status.SKIPPED), str(Status.FAILED)]))
+    odd = pc.is_in(units["status"], _NOTED)
     known = prepared.known.units
     noted = known.filter(pc.is_valid(known["status"]))["unit"].combine_chunks()
     wanted = pc.or_(pc.or_(odd, rowless), pc.or_(pc.is_valid(units["warnings"]), pc.is_in(units["_unit"], noted)))
@@ -238,6 +243,6 @@ def _units(decision: Decision, prepared: Prepared) -> pa.Table:
             "reason": kept["reason"],
             "detail": kept["detail"],
             "warnings": kept["warnings"],
-            "raw": pc.if_else(pc.equal(settled, str(Status.FAILED)), pa.scalar(None, pa.int64()), raw),
+            "raw": pc.if_else(pc.is_in(settled, _LOOKED_AT_AGAIN), pa.scalar(None, pa.int64()), raw),
         }
     ).cast(_UNITS)

@@ -24,7 +24,7 @@ def values_of(
 ) -> tuple[pa.Table, list[bool]]:
     """What updated rows held, in wire types; and which of them the columns can no longer hold."""
     names = [name for name in images[0] if name != KNOWN]
-    return _typed(connection, place, {name: [image.get(name) for image in images] for name in names})
+    return _typed(connection, place, {name: [image.get(name) for image in images] for name in names}, len(images))
 
 
 def plain_values(
@@ -32,15 +32,15 @@ def plain_values(
 ) -> tuple[pa.Table, list[bool]]:
     """The same of the columns that a patch set as a whole."""
     names = {name: None for image in images for name, edit in image.items() if name != KNOWN and "at" not in edit}
-    return _typed(connection, place, {name: [image[name]["was"] for image in images] for name in names})
+    return _typed(connection, place, {name: [image[name]["was"] for image in images] for name in names}, len(images))
 
 
 def _typed(
-    connection: duckdb.DuckDBPyConnection, place: Place, texts: Mapping[str, list[str | None]]
+    connection: duckdb.DuckDBPyConnection, place: Place, texts: Mapping[str, list[str | None]], count: int
 ) -> tuple[pa.Table, list[bool]]:
     columns: list[Column] = [column for name in texts if (column := place.schema.column(name))]
     if not columns:
-        return pa.table({}), []
+        return pa.table({}), [False] * count
     rows = pa.table({column.name: pa.array(texts[column.name], pa.string()) for column in columns})
     values = ", ".join(f"{value_sql(quote(column.name), column)} AS {quote(column.name)}" for column in columns)
     lost = " OR ".join(f"(v.{quote(c.name)} IS NULL AND t.{quote(c.name)} IS NOT NULL)" for c in columns)

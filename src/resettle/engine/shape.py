@@ -35,7 +35,7 @@ class Shaped:
 
     units:   _unit, _raw, status (null where it goes on), reason, detail, warnings; one row per source record
     outputs: per output: _unit, _n, its columns, _key, _fp (16 bytes), `_alt_*`; held units have no rows
-    rows:    of a flow with `rows:`: _unit, skip (the `skip_rows:` rule that leaves the row out, or null)
+    rows:    of a flow with `rows:`: _unit, skip and wait (the rules that leave the row out, or null)
     """
 
     units: pa.Table
@@ -49,7 +49,7 @@ def _none_minted(units: pa.Array, output: int) -> pa.Table:
     )
 
 
-NO_ROWS = pa.table({"_unit": pa.array([], pa.string()), "skip": pa.array([], pa.string())})
+NO_ROWS = pa.table({name: pa.array([], pa.string()) for name in ("_unit", "skip", "wait")})
 
 Settle = Callable[[int, OutputShape, pa.Table], tuple[pa.Table, pa.Table | None]]
 """``settle(place, output, rows)``: the rows of a `match:` output under the keys of the rows that they reuse, and
@@ -115,14 +115,16 @@ def run(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table,
 def _leave_out(
     connection: duckdb.DuckDBPyConnection, shape: FlowShape, source: pa.Table
 ) -> tuple[pa.Table, pa.Table, list[pa.Table]]:
-    """The rows that no `skip_rows:` rule leaves out, all of them with their rule, and problems of the rules."""
+    """The rows that no rule about rows leaves out, all of them with their rule, and problems of the rules."""
     if not shape.row_rules_sql:
-        return source, source.select(["_unit"]).append_column("skip", pa.nulls(source.num_rows, pa.string())), []
+        none = pa.nulls(source.num_rows, pa.string())
+        return source, pa.table({"_unit": source["_unit"], "skip": none, "wait": none}), []
     found = _tried(connection, "source", source, shape.row_rules_sql, shape.row_rules_try_sql or "")
-    exploded = pa.table({"_unit": source["_unit"], "skip": found["skip"]})
+    wait = pc.if_else(pc.is_valid(found["skip"]), pa.scalar(None, pa.string()), found["hold"])
+    exploded = pa.table({"_unit": source["_unit"], "skip": found["skip"], "wait": wait})
     bad = source.filter(pc.is_valid(found["bad"]))
     problems = [failed(bad, "skip_rows")] if bad.num_rows else []
-    return source.filter(pc.is_null(found["skip"])), exploded, problems
+    return source.filter(pc.and_(pc.is_null(found["skip"]), pc.is_null(wait))), exploded, problems
 
 
 def _tried(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table, sql: str, tried: str) -> pa.Table:
@@ -144,6 +146,8 @@ def _skip_rowless(units: pa.Table, outputs: Sequence[pa.Table], exploded: pa.Tab
         raise ConfigError("a `rows:` query gives rows whose _unit is no source record", hint="pass _unit on as it is")
     going = pc.is_null(units["status"]).combine_chunks()
     rowless = pc.and_(going, pc.invert(pc.is_in(units["_unit"], rows.combine_chunks())).combine_chunks())
+    waits = exploded.filter(pc.is_valid(exploded["wait"]))["_unit"].combine_chunks()
+    rowless = pc.and_(rowless, pc.invert(pc.is_in(units["_unit"], waits)).combine_chunks())
     had_rows = pc.is_in(units["_unit"], exploded["_unit"].combine_chunks())
     why = pc.if_else(had_rows, "rows_skipped", "no_rows").combine_chunks()
     for name, word in (("status", "skipped"), ("reason", why)):

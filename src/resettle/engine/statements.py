@@ -47,6 +47,8 @@ class OutputShape:
     updates: Mapping[str, Parsed] = field(default_factory=dict)
     """Columns that get a value with each update: SQL, already cast, over ``columns`` and `target`."""
     counts: Mapping[str, Parsed] = field(default_factory=dict)
+    body: tuple[str, str] | None = None
+    """Connection and dataset of the files whose bytes are copied; each row's key there is delivered as _body."""
 
     @property
     def place(self) -> str:
@@ -114,8 +116,8 @@ class FlowShape:
 
     @property
     def looks(self) -> bool:
-        """Whether every run looks at every record: what is patched is somebody else's, and is put right."""
-        return any(output.patch for output in self.outputs)
+        """Whether every run looks at every record: patches and files are put right where they are not as they were."""
+        return any(output.patch or output.body for output in self.outputs)
 
 
 def struct_sql(output: OutputShape, *, null: bool = False) -> str:

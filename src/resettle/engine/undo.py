@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import duckdb
 import pyarrow as pa
@@ -21,17 +20,28 @@ from resettle.engine.fingerprint import as_duckdb, as_wire, key_sql
 from resettle.engine.images import KNOWN, Image, is_patch
 from resettle.engine.references import Identity, Pointer, References, Undone, deleted, restored
 from resettle.engine.restore import documents, plain_values, values_of
-from resettle.engine.standing import CHANGED, GONE, LEFT, STRANGE, Place, Seen
-from resettle.ledger.undo import Forgotten, MadeOf, Written
+from resettle.engine.standing import CHANGED, GONE, LEFT, STRANGE, Place
+from resettle.engine.verdict import (
+    CREATED,
+    OURS,
+    PATCHED,
+    REUSED,
+    UPDATED,
+    Asked,
+    Change,
+    Kept,
+    Look,
+    Verdict,
+    column,
+    counted,
+    forgotten,
+    unit_text,
+)
+from resettle.ledger.undo import MadeOf, Written
 from resettle.mapping.functions import query, run_tried
 from resettle.mapping.sql import Parsed
 
-CREATED, UPDATED, PATCHED, REUSED, NOTED = "created", "updated", "patched", "reused", "noted"
-"""What a run did to a row; of a noted one it changed only what the ledger says."""
-WAITS = frozenset({"referenced", "reused", "refused"})
-"""Reasons that may be gone once other units are undone."""
 _KEPT = {CHANGED: "changed_since", STRANGE: "schema_changed"}
-
 _SAYS = {CHANGED: "somebody changed the row since", STRANGE: "the table no longer has these columns"}
 _REUSED = ("reused", "another unit reuses a row of it")
 
@@ -44,73 +54,8 @@ ORDER BY r.output DESC, r.unit, r.n DESC
 """
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Some units of a flow as the ledger remembers them.
-
-    ``reusers``: of each (connection, dataset), (key, flow, unit) of all that reuse a row which the run made.
-    """
-
-    units: list[str]
-    written: Written
-    reusers: Mapping[tuple[str, str], Sequence[tuple[str, str, str]]]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A unit that is left as it is, and why."""
-
-    flow: str
-    unit: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Change:
-    """Rows to delete (only their keys) or to restore."""
-
-    place: Place
-    rows: pa.Table
-    deletes: bool
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What becomes of some units.
-
-    counts: by output: deleted, restored and forgotten rows
-    rows:   what `Undone.rows` is to remember
-    """
-
-    flow: str
-    undone: list[str]
-    kept: list[Kept]
-    changes: list[Change]
-    forgotten: Forgotten
-    counts: Mapping[str, Counter[str]]
-    rows: list[str]
-
-
-@dataclass(frozen=True)
-class _Look:
-    """The rows of one output and set of columns, and how they stand. All lists are by row."""
-
-    made: MadeOf
-    rows: pa.Table
-    units: list[str]
-    what: list[str]
-    place: Place | None = None
-    seen: Seen | None = None
-    images: list[Image | None] = field(default_factory=list)
-    states: list[str] = field(default_factory=list)
-    values: pa.Table | None = None
-    """Of updated rows: what they held, in wire types."""
-
-    def places(self, active: set[str], *whats: str) -> list[int]:
-        """Rows of these units that are to be undone: still as the run left them."""
-        wanted = zip(self.units, self.what, self.states, strict=True)
-        return [at for at, (u, w, s) in enumerate(wanted) if w in whats and s == LEFT and u in active]
+Owners = dict[Identity, list[tuple[str, set[str] | None]]]
+"""Of rows that are to be deleted or restored: the units that do it, with the restored columns (None: deleted)."""
 
 
 class Undoer:
@@ -172,23 +117,26 @@ class Undoer:
         pairs = zip(latest["unit"].to_pylist(), latest["run_max"].to_pylist(), strict=True)
         return {unit: (f"changed_by_run {run}", f"roll back run {run} first") for unit, run in pairs}
 
-    def _look(self, rows: pa.Table, *, lock: bool) -> _Look:
+    def _look(self, rows: pa.Table, *, lock: bool) -> Look:
         """Fetch what is there for the rows of one set of columns, and say how each stands."""
         made = self._made_of[rows["shape"][0].as_py()]
-        images: list[Image | None] = [None if text is None else json.loads(text) for text in _list(rows, "image")]
-        whats = [self._what(made, word, image) for word, image in zip(_list(rows, "what"), images, strict=True)]
-        look = _Look(made, rows, _list(rows, "unit"), whats, images=images)
-        place = standing.place_of(
-            made, self._targets[made.connection], self._references.schema(made.connection, made.dataset)
-        )
-        if place is None or any(place.schema.column(name) is None for name in _names(images)):
-            return replace(look, states=[STRANGE if word in (CREATED, UPDATED, PATCHED) else GONE for word in whats])
-        also = [c.name for c in self._references.identity(made.connection, made.dataset)]
+        texts = column(rows, "image")
+        images: list[Image | None] = [None if text is None else json.loads(text) for text in texts]
+        whats = [self._what(made, word, image) for word, image in zip(column(rows, "what"), images, strict=True)]
+        ours = [what in OURS for what in whats]
+        look = Look(made, rows, column(rows, "unit"), whats, images=images, states=[GONE] * len(whats))
+        schema = self._references.schema(made.connection, made.dataset)
+        place = standing.place_of(made, self._targets[made.connection], schema)
+        if place is None or any(schema.column(name) is None for name in _names(images)):
+            return replace(look, states=[STRANGE if mine else GONE for mine in ours])
+        if not any(ours) and not self._covers(place):
+            return look
+        also = [one.name for one in self._references.identity(made.connection, made.dataset)]
         also += [*self._references.pointed_at(made.connection, made.dataset), *_names(images)]
-        also += place.schema.names if self._covers(place) else []
+        also += schema.names if self._covers(place) else []
         seen = standing.see(self._db, place, rows, also, lock=lock)
-        states: list[str] = standing.states(seen).to_pylist()
-        look = replace(look, place=place, seen=seen, states=states)
+        states = zip(standing.states(seen).to_pylist(), ours, strict=True)
+        look = replace(look, place=place, seen=seen, states=[word if mine else GONE for word, mine in states])
         return self._with_images(look, place)
 
     def _what(self, made: MadeOf, word: str, image: Image | None) -> str:
@@ -197,7 +145,7 @@ class Undoer:
         # a patch never made a row, whatever the ledger says
         return REUSED if word == CREATED and made.output in self._patches else word
 
-    def _with_images(self, look: _Look, place: Place) -> _Look:
+    def _with_images(self, look: Look, place: Place) -> Look:
         """The states of rows that the run changed: by what it overwrote."""
         assert look.seen is not None
         states, values = list(look.states), None
@@ -222,7 +170,7 @@ class Undoer:
         lower = {name.lower() for name in place.schema.names}
         return self._where is not None and all(name.lower() in lower for _, name, _ in self._where.columns)
 
-    def _chosen(self, looks: Sequence[_Look]) -> set[str]:
+    def _chosen(self, looks: Sequence[Look]) -> set[str]:
         """Units of which some row, as it is now, satisfies the condition."""
         assert self._where is not None
         found: set[str] = set()
@@ -233,14 +181,14 @@ class Undoer:
             sql = f"SELECT coalesce(TRY(CAST(({self._where.sql}) AS BOOLEAN)), false) AS w FROM source"
             true = run_tried(self._db, sql)["w"].to_pylist()
             self._db.unregister("source")
-            at = _list(look.seen.rows, "_at")
+            at = column(look.seen.rows, "_at")
             found |= {unit for unit, row in zip(look.units, at, strict=True) if row is not None and true[row]}
         return found
 
     # -- who points at what is to be deleted -----------------------------------------------------------------
 
     def _keep_pointed_at(
-        self, looks: Sequence[_Look], asked: Asked, active: set[str], kept: dict[str, tuple[str, str]]
+        self, looks: Sequence[Look], asked: Asked, active: set[str], kept: dict[str, tuple[str, str]]
     ) -> None:
         """Keep units whose rows others need, and those that these need, until no more are found."""
         going = active - kept.keys()
@@ -253,22 +201,27 @@ class Undoer:
             kept.setdefault(unit, _REUSED)
         mine = [(unit, other) for unit, flow, other in reusers if flow == self._flow and other in going]
         owners = self._owners(looks, going)
-        while True:
-            before = len(kept)
-            for pointer in pointers:
-                if pointer.unit not in kept and not any(
-                    unit not in kept and (names is None or names >= set(pointer.foreign_key.columns))
-                    for unit, names in owners.get(pointer.row, ())
-                ):
-                    dataset = pointer.row[0].partition(".")[2]
-                    kept[pointer.unit] = ("referenced", f"{dataset} points at it ({pointer.foreign_key.name})")
-            for unit, other in mine:
-                if other in kept:
-                    kept.setdefault(unit, _REUSED)
-            if len(kept) == before:
-                return
+        while found := self._needed(pointers, mine, owners, kept):
+            kept.update(found)
 
-    def _pointers(self, look: _Look, going: set[str]) -> list[Pointer]:
+    def _needed(
+        self, pointers: list[Pointer], mine: list[tuple[str, str]], owners: Owners, kept: Mapping[str, object]
+    ) -> dict[str, tuple[str, str]]:
+        """Units that are needed by rows or units which are kept so far; the same whatever order they come in."""
+        found: dict[str, tuple[str, str]] = {}
+        for pointer in pointers:
+            if pointer.unit not in kept and not any(
+                unit not in kept and (names is None or names >= set(pointer.foreign_key.columns))
+                for unit, names in owners.get(pointer.row, ())
+            ):
+                dataset = pointer.row[0].partition(".")[2]
+                found.setdefault(pointer.unit, ("referenced", f"{dataset} points at it ({pointer.foreign_key.name})"))
+        for unit, other in mine:
+            if other in kept and unit not in kept:
+                found.setdefault(unit, _REUSED)
+        return found
+
+    def _pointers(self, look: Look, going: set[str]) -> list[Pointer]:
         at = look.places(going, CREATED)
         if not at or look.seen is None:
             return []
@@ -294,9 +247,9 @@ class Undoer:
         gone = self._undone.units.seen(hashes).tolist()
         return [unit for (unit, _, _), done in zip(reusers, gone, strict=True) if not done]
 
-    def _owners(self, looks: Sequence[_Look], going: set[str]) -> dict[Identity, list[tuple[str, set[str] | None]]]:
+    def _owners(self, looks: Sequence[Look], going: set[str]) -> Owners:
         """Of each row that is to be deleted (None) or restored (the columns): by which unit."""
-        owners: dict[Identity, list[tuple[str, set[str] | None]]] = {}
+        owners: Owners = {}
         for look in looks:
             identities = self._identities(look)
             for at in look.places(going, CREATED, UPDATED, PATCHED):
@@ -305,7 +258,7 @@ class Undoer:
                 owners.setdefault(identities[at], []).append((look.units[at], names))
         return owners
 
-    def _identities(self, look: _Look) -> list[Identity]:
+    def _identities(self, look: Look) -> list[Identity]:
         """What each present row of a look goes by; of an absent one it means nothing."""
         if look.seen is None:
             return []
@@ -319,7 +272,7 @@ class Undoer:
 
     # -- the verdict --------------------------------------------------------------------------------------
 
-    def _verdict(self, looks: Sequence[_Look], undone: list[str], kept: list[Kept]) -> Verdict:
+    def _verdict(self, looks: Sequence[Look], undone: list[str], kept: list[Kept]) -> Verdict:
         active = set(undone)
         counts: dict[str, Counter[str]] = {}
         changes: list[Change] = []
@@ -327,23 +280,23 @@ class Undoer:
         gone: list[tuple[str, int, int]] = []
         before: list[tuple[str, int, int, Image, int]] = []
         for look in looks:
-            counted = counts.setdefault(self._names[look.made.output], Counter())
+            totals = counts.setdefault(self._names[look.made.output], Counter())
             changes += self._changes(look, active)
             remembered += self._remembered(look, active)
-            columns = (_list(look.rows, name) for name in ("unit", "output", "n", "run", "shape"))
+            columns = (column(look.rows, name) for name in ("unit", "output", "n", "run", "shape"))
             for at, (unit, output, n, run, shape) in enumerate(zip(*columns, strict=True)):
                 if unit not in active:
                     continue
-                word = _counted(look.what[at], look.states[at])
-                counted.update([word] if word else [])
+                word = counted(look.what[at], look.states[at])
+                totals.update([word] if word else [])
                 image = look.images[at]
                 if run == self._run:
                     gone.append((unit, output, n))
                 elif image is not None:
                     before.append((unit, output, n, image, shape))
-        return Verdict(self._flow, undone, kept, changes, _forgotten(undone, gone, before), counts, remembered)
+        return Verdict(self._flow, undone, kept, changes, forgotten(undone, gone, before), counts, remembered)
 
-    def _changes(self, look: _Look, active: set[str]) -> Iterable[Change]:
+    def _changes(self, look: Look, active: set[str]) -> Iterable[Change]:
         """What is restored, then what is deleted: as the run had made before it changed."""
         if look.place is None or look.seen is None:
             return
@@ -360,7 +313,7 @@ class Undoer:
             rows = list(dict.fromkeys(look.seen.rows["_at"].take(pa.array(at)).to_pylist()))
             yield Change(place, as_wire(look.seen.present.take(pa.array(rows)).select(key), place.key), deletes=True)
 
-    def _remembered(self, look: _Look, active: set[str]) -> list[str]:
+    def _remembered(self, look: Look, active: set[str]) -> list[str]:
         """Rows of datasets that point at others: these need not wait for them any more."""
         schema = self._references.schema(look.made.connection, look.made.dataset)
         rows = look.places(active, CREATED, UPDATED, PATCHED) if schema.foreign_keys else []
@@ -376,20 +329,10 @@ class Undoer:
         return found
 
 
-def unit_text(flow: str, unit: str) -> str:
-    """What `Undone.units` remembers of a unit."""
-    return f"{flow}\x1f{unit}"
-
-
-def _list(table: pa.Table, name: str) -> list[Any]:
-    found: list[Any] = table[name].to_pylist()
-    return found
-
-
 def _by_shape(touched: pa.Table) -> Iterator[pa.Table]:
     """The rows by output, the last first, and by the columns of their fingerprints."""
     kinds = touched.group_by(["output", "shape"], use_threads=False).aggregate([])
-    for output, shape in zip(_list(kinds, "output"), _list(kinds, "shape"), strict=True):
+    for output, shape in zip(column(kinds, "output"), column(kinds, "shape"), strict=True):
         yield touched.filter(pc.and_(pc.equal(touched["output"], output), pc.equal(touched["shape"], shape)))
 
 
@@ -398,46 +341,10 @@ def _names(images: Iterable[Image | None]) -> list[str]:
     return list(dict.fromkeys(name for image in images if image for name in image if name != KNOWN))
 
 
-def _reusers(look: _Look, asked: Asked, going: set[str]) -> Iterator[tuple[str, str, str]]:
+def _reusers(look: Look, asked: Asked, going: set[str]) -> Iterator[tuple[str, str, str]]:
     """(unit, flow, other unit) of all that reuse a row which the unit would delete."""
     found = asked.reusers.get((look.made.connection, look.made.dataset), ())
     if found:
-        keys = _list(look.rows, "target_key")
+        keys = column(look.rows, "target_key")
         owner = {keys[at]: look.units[at] for at in look.places(going, CREATED)}
         yield from ((owner[key], flow, unit) for key, flow, unit in found if key in owner)
-
-
-def _counted(what: str, state: str) -> str | None:
-    """What is done with a row of a unit that is undone."""
-    if what == NOTED:
-        return None
-    if what == REUSED or state != LEFT:
-        return "forgotten"
-    return "deleted" if what == CREATED else "restored"
-
-
-def _forgotten(
-    undone: list[str], gone: list[tuple[str, int, int]], before: list[tuple[str, int, int, Image, int]]
-) -> Forgotten:
-    known = [image.get(KNOWN) or {} for *_, image, _ in before]
-    prints = [bytes.fromhex(one["fingerprint"]) if one.get("fingerprint") else None for one in known]
-    return Forgotten(
-        pa.table({"unit": pa.array(undone, pa.string())}),
-        _rows_of(gone),
-        _rows_of([(unit, output, n) for unit, output, n, _, _ in before])
-        .append_column("fingerprint", pa.array(prints, pa.binary(16)))
-        .append_column(
-            "shape", pa.array([o.get("shape", row[4]) for o, row in zip(known, before, strict=True)], pa.int32())
-        )
-        .append_column("reused", pa.array([bool(one.get("reused")) for one in known], pa.bool_())),
-    )
-
-
-def _rows_of(rows: list[tuple[str, int, int]]) -> pa.Table:
-    return pa.table(
-        {
-            "unit": pa.array([unit for unit, _, _ in rows], pa.string()),
-            "output": pa.array([output for _, output, _ in rows], pa.int16()),
-            "n": pa.array([n for _, _, n in rows], pa.int32()),
-        }
-    )

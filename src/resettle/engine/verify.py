@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resettle.batch import Column, Kind
+from resettle.engine import bodies
 from resettle.engine import patch as patching
 from resettle.engine.alternate import rekeyed
 from resettle.engine.assertions import assertions, orphans, probes
@@ -257,6 +258,9 @@ class _FlowChecker:
         if output.patch:
             self._patches(output, rows)
             return
+        if output.body:
+            self._files(output, rows)
+            return
         target = self._run.targets[output.connection]
         present = as_wire(
             target.fetch(output.dataset, rows.select(list(output.key_names)), output.names), output.columns
@@ -298,6 +302,19 @@ class _FlowChecker:
         for unit, key in _pairs(wrong):
             detail = f"{output.dataset}: {', '.join((*output.names[len(output.key) :], *output.edits))}"
             self._verified.add(Finding(self._run.name, "differs", f"{detail}: the patch is not there", unit, key))
+
+    def _files(self, output: OutputShape, rows: pa.Table) -> None:
+        """Every file is there, with the size and the checksum that are known of it."""
+        columns = [c for name in (*output.key_names, *bodies.COMPARED) if (c := output.schema.column(name))]
+        keys = as_wire(rows.select(list(output.key_names)), output.key)
+        there = self._run.targets[output.connection].fetch(output.dataset, keys, [column.name for column in columns])
+        present = self._keyed(output, as_wire(there, columns))
+        rows = rows.append_column("_at", pa.array(range(rows.num_rows)))
+        found = bodies.states(self._db, rows, rows, present, policy="hold")
+        for (unit, key), state in zip(_pairs(rows), found.to_pylist(), strict=True):
+            if state["_action"] == "copy":
+                kind, what = ("differs", "another size or checksum") if state["_there"] else ("missing", "no such file")
+                self._verified.add(Finding(self._run.name, kind, f"{output.dataset}: {what}", unit, key))
 
     def _keyed(self, output: OutputShape, present: pa.Table) -> pa.Table:
         self._db.register("_p", as_duckdb(present, output.columns))

@@ -59,6 +59,8 @@ class Record:
     units: pa.Table
     images: pa.Table
     touched: pa.Table
+    intended: bool = False
+    """Whether some of what was created was intended before by this run."""
 
 
 def nothing_known() -> Known:

@@ -187,17 +187,22 @@ class Undoing(Listing):
         self._sql.execute(f"DELETE FROM {p}before_images WHERE run = {run:d} AND flow = {number} AND {undone_units}")
         self._forget_units(number, run, undone_units)
 
-    def forget_rowless(self, flow: str, run: int) -> None:
-        """Forget the units that the run saw and that have no row: held, skipped or failed ones."""
-        with self._sql.transaction():
-            number = self._flows[flow]
-            none = (
-                f"NOT EXISTS (SELECT 1 FROM {self._p}rows r WHERE r.flow = {number} AND r.unit = {self._p}units.unit)"
-            )
-            self._forget_units(number, run, f"last_run = {run:d} AND {none}")
+    def forget_unwritten(self, flow: str, run: int) -> None:
+        """Forget what became of the units of which the run wrote nothing, or nothing any more: held ones, say."""
+        number, p = self._flows[flow], self._p
+        same = f"x.flow = {number} AND x.unit = {p}units.unit"
+        wrote = (
+            f"{p}rows x WHERE {same} AND (x.run = {run:d} OR x.changed_run = {run:d})",
+            f"{p}before_images x WHERE {same} AND x.run = {run:d}",
+        )
+        none = " AND ".join(f"NOT EXISTS (SELECT 1 FROM {one})" for one in wrote)
+        self._forget_units(number, run, f"last_run = {run:d} AND {none}")
 
     def _forget_units(self, flow: int, run: int, which: str) -> None:
-        self._sql.execute(f"DELETE FROM {self._p}units WHERE flow = {flow} AND first_run = {run:d} AND {which}")
+        """A waiver stays: somebody said that the record is left behind."""
+        waived = "coalesce(reason, '') = 'waived'"
+        mine = f"flow = {flow} AND first_run = {run:d} AND NOT {waived} AND {which}"
+        self._sql.execute(f"DELETE FROM {self._p}units WHERE {mine}")
         self._sql.execute(f"UPDATE {self._p}units SET raw = NULL WHERE flow = {flow} AND {which}")
 
     # -- drift ----------------------------------------------------------------------------------------

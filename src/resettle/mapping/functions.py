@@ -146,7 +146,8 @@ def register(
     create(arrow, function, list(types), returns, type="arrow", null_handling="special")
     names = [f"p{index}" for index in range(len(types))]
     copied = " || ''" if returns == "VARCHAR" else ""
-    connection.execute(f"CREATE MACRO {name}({', '.join(names)}) AS {arrow}({', '.join(names)}){copied}")
+    macro, inner = (f'"{one}"' for one in (name, arrow))  # a lookup's name may hold a dash
+    connection.execute(f"CREATE MACRO {macro}({', '.join(names)}) AS {inner}({', '.join(names)}){copied}")
 
 
 def _with_decimals(function: Callable[..., Any], hints: Mapping[str, Any]) -> Callable[..., Any]:

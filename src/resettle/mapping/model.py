@@ -68,6 +68,13 @@ class Edit(Part):
     )
 
 
+class Bytes(Part):
+    """Where a file's bytes come from, when not from the flow's own source."""
+
+    from_: str = Field(alias="from", description="connection.dataset, a listing of files")
+    at: Expression = Field(description="The file's key there.")
+
+
 ColumnForm = Expression | Value | Lookup | Ref | Mint | Moment | Edit
 Names = str | list[str]
 
@@ -90,6 +97,9 @@ class Output(Part):
     )
     patch: Names | None = Field(
         None, description="Columns that identify a row that exists: only the other columns of it are changed."
+    )
+    body: Expression | Bytes | None = Field(
+        None, description="The file whose bytes are copied: its key in the flow's source, or in another listing."
     )
     when: Expression | None = Field(None, description="The output gets only the rows where it is true.")
     prefer: dict[str, Expression] | None = Field(
@@ -117,6 +127,8 @@ class Output(Part):
             raise ValueError("`prefer:` and `hold_reuse:` go with `match:`")
         if self.patch is not None and (self.columns == "auto" or self.on_duplicate_key):
             raise ValueError("an output with `patch:` names its columns, and has no `on_duplicate_key:`")
+        if self.body is not None and (self.patch or self.match or self.columns == "auto" or self.on_duplicate_key):
+            raise ValueError("an output with `body:` has a `key:` and names its columns")
         return self
 
 
@@ -131,6 +143,10 @@ class Flow(Part):
     warn: dict[Name, Expression] = Field(default_factory=dict, description="Migrated, counted and listed.")
     skip_rows: dict[Name, Expression] = Field(
         default_factory=dict, description="Rows of the `rows:` query that are left out and counted, where true."
+    )
+    partial_rows: dict[Name, Expression] = Field(
+        default_factory=dict,
+        description="Rows of the `rows:` query that must wait, where true: the rest of the unit goes on, as partial.",
     )
     into: str | None = None
     key: Names | None = None

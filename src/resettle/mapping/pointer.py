@@ -71,10 +71,11 @@ class Document:
 
     def with_splices(self, splices: Iterable[Splice]) -> str:
         """The text with all these done; of two at one place the first comes first."""
-        parts, place = [], 0
+        parts, place, new = [], 0, -1
         for start, end, text in sorted(splices, key=lambda one: one[:2]):
-            parts += [self.text[place:start], text]
-            place = end
+            comma = "," if start == end == new and not text.startswith(",") else ""  # both new in an empty object
+            parts += [self.text[place:start], comma, text]
+            place, new = end, start if start == end else -1
         return "".join([*parts, self.text[place:]])
 
     def _of(self, span: Span | None) -> str | None:

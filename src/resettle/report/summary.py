@@ -17,10 +17,14 @@ from resettle.engine.plan import Plan
 from resettle.engine.rehearse import Rehearsed
 from resettle.engine.verify import Verified
 
-_SIGNS = {"create": "[green]+[/]", "update": "[yellow]~[/]", "reuse": "[cyan]=[/]", "patch": "[yellow]~[/]"}
+_SIGNS = {
+    **dict.fromkeys(("create", "copy"), "[green]+[/]"),
+    **dict.fromkeys(("update", "patch"), "[yellow]~[/]"),
+    "reuse": "[cyan]=[/]",
+}
 
 
-_PAST = {"create": "created", "update": "updated", "patch": "patched", "reuse": "reused"}
+_PAST = {"create": "created", "update": "updated", "patch": "patched", "copy": "copied", "reuse": "reused"}
 _ALWAYS = {"done", "unchanged", "held"}
 
 

@@ -1,0 +1,185 @@
+"""One bucket through one `Caller`: looking at objects, listing them, reading, removing; no decision is made here."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from resettle.calls import Caller
+from resettle.errors import AccessError, ConfigError, ConnectorError, RejectedError
+
+MD5 = "resettle-md5"
+"""The user metadata that holds a body's MD5 as lower-case hex, where it was known when the upload began."""
+
+PIECE = 1 << 20
+"""Bytes read from the network at a time."""
+
+_HEX = re.compile(r"[0-9a-f]{32}")
+_ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object as it lies there; ``md5`` and ``content_type`` are None where what was asked does not tell."""
+
+    key: str
+    size: int
+    etag: str | None
+    md5: str | None
+    last_modified: datetime
+    content_type: str | None = None
+    checked: bool = False
+    """Whether the ETag is made of MD5s (it is not where the service encrypts by a key of its own)."""
+
+
+class Bucket:
+    """Every call over the wire, each retried and translated by ``call``; raises ConfigError if there is no bucket."""
+
+    def __init__(self, connection: str, client: Any, call: Caller, name: str, translate: Callable[..., Any]) -> None:
+        self.connection, self.name = connection, name
+        self.client, self._call, self._translate = client, call, translate
+        self.conditional = True
+        """Whether the service offers If-None-Match when writing; found out by trying."""
+        self._lock = threading.Lock()
+        self._reached = False
+        self._plain: bool | None = None
+
+    def ask(self, verb: str, /, **given: Any) -> Any:
+        """One operation of S3 in this bucket."""
+        try:
+            return self._call(getattr(self.client, verb), Bucket=self.name, **given)
+        except self.client.exceptions.ClientError as error:
+            if code(error) in {"NoSuchBucket", "PermanentRedirect", "InvalidBucketName"}:
+                raise self._unreachable(code(error)) from None
+            raise
+
+    def reach(self) -> None:
+        """See once that the bucket is there: looking at an object cannot tell a missing bucket from a missing object."""
+        if not self._reached:
+            self.ask("list_objects_v2", MaxKeys=1)
+            self._reached = True
+
+    def look(self, key: str) -> Found | None:
+        """One object, or None where there is none."""
+        try:
+            head = self.ask("head_object", Key=key)
+        except self.client.exceptions.ClientError as error:
+            if code(error) in _ABSENT:
+                return None
+            raise
+        etag, plain = bare(head.get("ETag")), not encrypted(head)
+        said = str(head.get("Metadata", {}).get(MD5, "")).lower()
+        md5 = md5_of(etag) if plain else None
+        return Found(
+            key,
+            head["ContentLength"],
+            etag,
+            md5 or (said if _HEX.fullmatch(said) else None),
+            head["LastModified"],
+            head.get("ContentType"),
+            checked=plain,
+        )
+
+    def pages(self, size: int = 1000, **given: Any) -> Iterator[Mapping[str, Any]]:
+        """Every page of a listing, empty ones too, until the service says that it was the last."""
+        more: dict[str, str] = {}
+        while True:
+            page = self.ask("list_objects_v2", MaxKeys=max(1, min(1000, size)), **given, **more)
+            self._reached = True
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            if not page.get("NextContinuationToken"):
+                raise ConnectorError("a listing goes on, but does not say where", connection=self.connection)
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def found(self, page: Mapping[str, Any]) -> list[Found]:
+        """The objects of one page."""
+        contents = page.get("Contents", [])
+        plain = bool(contents) and self._etags_are_md5s(contents[0]["Key"])
+        listed = []
+        for one in contents:
+            etag = bare(one.get("ETag"))
+            listed.append(Found(one["Key"], one["Size"], etag, md5_of(etag) if plain else None, one["LastModified"]))
+        return listed
+
+    def _etags_are_md5s(self, key: str) -> bool:
+        """Where a bucket is encrypted by KMS, ETags only look like MD5s; a listing does not say so, an object does."""
+        with self._lock:
+            if self._plain is None:
+                try:
+                    seen = self.look(key)
+                except AccessError:
+                    seen = None  # it may be listed but not looked at: then nothing is claimed
+                    self._plain = False
+                if seen:
+                    self._plain = seen.checked
+            return bool(self._plain)
+
+    def stream(self, key: str, start: int, etag: str | None) -> Iterator[bytes]:
+        """An object's bytes from ``start`` on, in one connection. TransientError where it was cut."""
+        given = {"Range": f"bytes={start}-"} if start else {}
+        given |= {"IfMatch": f'"{etag}"'} if etag else {}
+        try:
+            answer = self.ask("get_object", Key=key, **given)
+        except self.client.exceptions.ClientError as error:
+            if code(error) in {"PreconditionFailed", "412"}:
+                raise RejectedError("changed", "it changed while it was read", connection=self.connection) from None
+            if code(error) in _ABSENT:
+                raise RejectedError("gone", "there is no such object", connection=self.connection) from None
+            raise
+        with closing(answer["Body"]) as body:
+            try:
+                yield from body.iter_chunks(PIECE)
+            except Exception as error:
+                translated = self._translate(error)
+                if translated is None:
+                    raise
+                raise translated from None
+
+    def remove(self, key: str) -> None:
+        """Removing what is absent succeeds."""
+        self.ask("delete_object", Key=key)
+
+    def _unreachable(self, said: str) -> ConfigError:
+        if said == "PermanentRedirect":
+            hint = "give the region that the bucket is in"
+            return ConfigError(f"{self.connection}: the bucket `{self.name}` is in another region", hint=hint)
+        return ConfigError(f"{self.connection}: there is no bucket `{self.name}`", hint=self._near())
+
+    def _near(self) -> str:
+        import difflib
+
+        otherwise = "check the bucket's name, the endpoint and the account"
+        try:
+            names = [one["Name"] for one in self._call(self.client.list_buckets)["Buckets"]]
+        except (ConnectorError, self.client.exceptions.ClientError):
+            return otherwise  # few may list the buckets of an account
+        near = difflib.get_close_matches(self.name, names, 1)
+        return f"did you mean `{near[0]}`?" if near else otherwise
+
+
+def code(error: BaseException) -> str:
+    """The service's own word for an error; the HTTP status where it has no body."""
+    response: Mapping[str, Any] = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def bare(etag: str | None) -> str | None:
+    """An ETag without its quotes."""
+    return etag.removeprefix("W/").strip('"') if etag else None
+
+
+def md5_of(etag: str | None) -> str | None:
+    """The MD5 that an ETag is, if it looks like one."""
+    return etag if etag and _HEX.fullmatch(etag) else None
+
+
+def encrypted(answer: Mapping[str, Any]) -> bool:
+    """Whether an object's ETag is no MD5 although it may look like one: encrypted by KMS or by the caller's key."""
+    return str(answer.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in answer

@@ -1,0 +1,364 @@
+"""A GraphQL API in Amplify's shape, as AWS AppSync serves it: source and target.
+
+Rows are read by list and index queries and written by create, update and delete mutations, many in one request.
+There are no transactions: what is written stays written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import urllib3
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from resettle.batch import TROUBLE, Action, Batch, Partition, Schema
+from resettle.calls import Caller
+from resettle.connector import Sql
+from resettle.connectors._appsync_auth import (
+    ApiKey,
+    Cognito,
+    CognitoError,
+    CognitoSettings,
+    Iam,
+    IamSettings,
+    cognito_error,
+)
+from resettle.connectors._appsync_http import (
+    MOST_READS,
+    MOST_WRITES,
+    ApiError,
+    Auth,
+    ExpiredError,
+    GarbledError,
+    Http,
+    pool_of,
+)
+from resettle.connectors._appsync_read import Item, Requests
+from resettle.connectors._appsync_schema import INTROSPECTION, Listing, Model, models
+from resettle.connectors._appsync_values import said, table_of
+from resettle.connectors._appsync_write import Writer
+from resettle.errors import AccessError, ConfigError, ConnectorError, CorruptError, RejectedError, TransientError
+
+LARGEST_PAGE_OF_AN_INDEX = 100
+"""Rows of one value of an index in one answer: it holds many values."""
+
+
+class AliasSettings(BaseModel):
+    """Look-ups, and writes, in one request. AppSync gives a request 30 seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    read: int = Field(default=50, ge=1, le=MOST_READS)
+    write: int = Field(default=25, ge=1, le=MOST_WRITES)
+
+
+class AppSyncSettings(BaseModel):
+    """Settings of a connection of type `appsync`. One of `api_key`, `cognito` and `iam` lets it in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str
+    api_key: SecretStr | None = None
+    cognito: CognitoSettings | None = None
+    iam: IamSettings | None = None
+    page_size: int = Field(default=1000, ge=1, le=1000, description="records that one request of a list scans")
+    aliases: AliasSettings = Field(default_factory=AliasSettings)
+    workers: int = Field(default=4, ge=1, le=32, description="requests at a time")
+    readonly: bool = False
+    connect_timeout: float = Field(default=10, gt=0, description="seconds")
+    timeout: float = Field(default=40, gt=0, description="seconds for an answer; AppSync gives up after 30")
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> AppSyncSettings:
+        if sum(way is not None for way in (self.api_key, self.cognito, self.iam)) != 1:
+            raise ValueError("give one of `api_key`, `cognito` and `iam`")
+        return self
+
+
+ERRORS: Sequence[tuple[str, type[ConnectorError], str]] = (
+    # What begins with these words goes on with a value, so nothing after them may be looked at.
+    (r"^[^:]*: (Variable '|The variables input|Validation error of type WrongType|Can't serialize)",
+     RejectedError, "type"),
+    (r"Cannot return null for non-nullable", CorruptError, "a record lacks a value that the schema requires"),
+    (r"ConditionalCheckFailed", RejectedError, "exists"),
+    (r"^HTTP 429|Throttl|Rate exceeded|TooManyRequests|LimitExceededException|ThroughputExceeded|Throughput exceeds",
+     TransientError, "too many requests"),
+    (r"^HTTP 401", AccessError, "the service refuses the key or the token: has it expired?"),
+    (r"Unauthorized|Not Authorized", AccessError, "this user or key may not do that: is a group missing?"),
+    (r"^HTTP 403|AccessDenied|UnrecognizedClient|Signature|ExpiredToken|MissingAuth", AccessError,
+     "the service refuses the credentials, or they may not call this API"),
+    (r"introspection", AccessError, "the API does not show its schema: switch introspection on for it"),
+    (r"^HTTP 413|RequestEntityTooLarge|ResolverExecutionLimit|size has exceeded|too large", RejectedError, "too_large"),
+    (r"ConflictUnhandled|ConflictError", RejectedError, "changed"),
+    (r"ExecutionTimeout|timed out|Internal|ServiceUnavailable|TransactionConflict|^HTTP (408|5\d\d)", TransientError,
+     "the service failed or took too long"),
+    (r"ValidationException", RejectedError, "type"),
+    (r"Validation error|MalformedHttpRequest|BadRequest|^HTTP 4\d\d", ConnectorError,
+     "the service does not understand the request"),
+)  # fmt: skip
+"""By HTTP status, the error's type and its text, the first that is found. A RejectedError's word is its reason."""
+
+_SLOW = "too many requests"
+
+
+def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
+    """What an error of the service, or of the way to it, means. No message holds a value or a secret."""
+    if isinstance(error, ApiError):
+        return explained(f"HTTP {error.status} {error.kind}: {error.text}", connection, error.retry_after)
+    if isinstance(error, CognitoError):
+        return cognito_error(error, connection)
+    if isinstance(error, ExpiredError):
+        return TransientError("the token had expired", connection=connection)
+    if isinstance(error, urllib3.exceptions.SSLError):
+        return AccessError("the service's certificate cannot be trusted", connection=connection)
+    if isinstance(error, GarbledError | urllib3.exceptions.HTTPError):
+        return TransientError("the service cannot be reached, or its answer was cut off", connection=connection)
+    return None
+
+
+def explained(text: str, connection: str = "", retry_after: float | None = None) -> ConnectorError:
+    """What an error's type and text, `<type>: <text>`, mean."""
+    for pattern, kind, words in ERRORS:
+        if not re.search(pattern, text):
+            continue
+        if issubclass(kind, RejectedError):
+            return kind(words, connection=connection)
+        if issubclass(kind, TransientError):
+            return kind(words, connection=connection, retry_after=retry_after, throttled=words == _SLOW)
+        return kind(words, connection=connection)
+    name = text.partition(": ")[0]
+    told = f" of the type {name}" if re.fullmatch(r"[\w:.# ]{1,80}", name) else ""
+    return ConnectorError(f"the service answered with an unknown error{told}", connection=connection)
+
+
+class AppSync:
+    """Source and Target over one API.
+
+    Datasets are its model types. A create that finds its own row there, because an answer was lost, has succeeded.
+    A look-up of many keys first tries to be a list, if that may take fewer requests; one by columns that are neither
+    the key nor an index has to read the whole list each time. Rows point at each other by columns that the API shows,
+    but it does not enforce that.
+    """
+
+    transactional = False
+
+    def __init__(self, name: str, settings: AppSyncSettings, *, caller: Caller | None = None) -> None:
+        self.name = name
+        self._settings = settings
+        self._call = caller or Caller(functools.partial(errors, connection=name))
+        self._http = Http(settings.url, _auth_of(settings), settings.connect_timeout, settings.timeout)
+        explain = lambda one: explained(f"{one.kind}: {one.text}", name)  # noqa: E731
+        self._requests = Requests(self._http, self._call, explain, settings.workers, settings.aliases.read)
+        self._known: dict[str, Model] | None = None
+        self._writers: dict[str, Writer] = {}
+        self._local = threading.local()
+
+    def datasets(self) -> Sequence[str]:
+        return sorted(self._models())
+
+    def schema(self, dataset: str) -> Schema:
+        """As it was when the connection was opened."""
+        return self._model(dataset).schema
+
+    def count(self, dataset: str) -> int | None:
+        """None: only reading would tell."""
+        return None
+
+    def partitions(self, dataset: str, wanted: int) -> Sequence[Partition]:
+        """One: a page is found by the one before it."""
+        self._way(self._model(dataset))
+        return [Partition(dataset, "all")]
+
+    def read(self, partition: Partition, rows: int) -> Iterator[Batch]:
+        """A page is at most ``rows`` and `page_size`, often less. A record that cannot be had whole has `_trouble`."""
+        model = self._model(partition.dataset)
+        for page in self._all_pages(model, list(model.select.values()), min(rows, self._settings.page_size)):
+            yield Batch(partition.dataset, self._read_table(model, page))
+
+    def close(self) -> None:
+        self._http.close()
+
+    def sql(self) -> Sql | None:
+        return None
+
+    @contextmanager
+    def transaction(self, *, readonly: bool = False) -> Iterator[None]:
+        """Only a scope: nothing is taken back."""
+        if getattr(self._local, "open", None) is not None:
+            raise ConfigError(f"{self.name}: an API has no transaction within a transaction")
+        self._local.open = readonly
+        try:
+            yield
+        finally:
+            self._local.open = None
+
+    def empty(self, dataset: str) -> bool:
+        model = self._model(dataset)
+        return not any(page for page in self._all_pages(model, list(model.schema.key), 1))
+
+    def fetch(self, dataset: str, keys: pa.Table, columns: Sequence[str], *, lock: bool = False) -> pa.Table:
+        """Nobody can be locked out: ``lock`` changes nothing."""
+        model = self._model(dataset)
+        names = list(dict.fromkeys([*keys.column_names, *columns]))
+        for name in names:
+            if name not in model.select:
+                raise _unknown(f"{self.name}.{dataset} has no column {name!r}", name, model.select)
+        wanted = keys.drop_null().group_by(keys.column_names, use_threads=False).aggregate([])
+        items = self._found(model, wanted, [model.select[name] for name in names]) if wanted.num_rows else []
+        table = self._fetched_table(model, names, items)
+        kept = table.join(wanted, keys.column_names, join_type="left semi", use_threads=False)
+        return kept.select(names).combine_chunks()
+
+    def write(self, dataset: str, rows: pa.Table, key: Sequence[str], action: Action) -> None:
+        """Row by row, many in a request. Where some are refused, their neighbours are written all the same."""
+        writer = self._writer(dataset)
+        try:
+            (writer.create if action is Action.CREATE else writer.update)(rows, key)
+        except RejectedError as error:
+            raise RejectedError(error.reason, error.detail, connection=self.name) from None
+
+    def refusals(
+        self, writes: Sequence[tuple[str, pa.Table, Sequence[str], Action]], units: Sequence[pa.Array]
+    ) -> pa.Table | None:
+        """What is wrong in itself, what is there already, and what the service refused when it was written before."""
+        found: dict[Any, tuple[str, str]] = {}
+        for (dataset, rows, key, action), of in zip(writes, units, strict=True):
+            bad = self._writer(dataset).refusals(rows, key, create=action is Action.CREATE)
+            for at, refusal in sorted(bad.items()):
+                found.setdefault(of[at].as_py(), refusal)
+        kind = units[0].type if units else pa.string()
+        return pa.table(
+            {
+                "unit": pa.array(list(found), kind),
+                "reason": pa.array([reason for reason, _ in found.values()], pa.string()),
+                "detail": pa.array([detail for _, detail in found.values()], pa.string()),
+            }
+        )
+
+    def delete(self, dataset: str, keys: pa.Table) -> int:
+        return self._writer(dataset).delete(keys)
+
+    def orphans(self, dataset: str) -> pa.Table:
+        """By relation; reads this list and those that it points at."""
+        model = self._model(dataset)
+        lost: dict[str, int] = {}
+        for link in model.schema.foreign_keys:
+            ours = self._column(model, link.columns[0])
+            theirs = self._column(self._model(link.target), link.target_columns[0])
+            alone = pc.sum(pc.invert(pc.is_in(ours, value_set=theirs))).as_py() or 0
+            if alone:
+                lost[link.name] = alone
+        counts = pa.array(list(lost.values()), pa.int64())
+        return pa.table({"constraint": pa.array(list(lost), pa.string()), "count": counts})
+
+    def ask(self, sql: str, *, role: str | None = None, claims: str | None = None) -> list[tuple[Any, ...]]:
+        raise ConfigError(f"{self.name}: a GraphQL API cannot be asked in SQL")
+
+    def _models(self) -> dict[str, Model]:
+        if self._known is None:
+            answer = self._call(self._http.run, INTROSPECTION)
+            self._known = models(answer.data, readonly=self._settings.readonly)
+        return self._known
+
+    def _model(self, dataset: str) -> Model:
+        known = self._models()
+        if dataset not in known:
+            raise _unknown(f"{self.name} has no dataset {dataset!r}", dataset, known)
+        return known[dataset]
+
+    def _writer(self, dataset: str) -> Writer:
+        if self._settings.readonly or getattr(self._local, "open", None):
+            raise AccessError("the connection or the transaction is read-only", connection=self.name)
+        if dataset not in self._writers:
+            fetch = functools.partial(self.fetch, dataset)
+            writer = Writer(self._requests, self._model(dataset), fetch, self._settings.aliases.write)
+            self._writers.setdefault(dataset, writer)
+        return self._writers[dataset]
+
+    def _way(self, model: Model) -> tuple[Listing, Model | None]:
+        """How all records are had: by the list, or by an index for each record of the model that its column names."""
+        if model.listing:
+            return model.listing, None
+        for index in model.indexes:
+            if not re.search("I[dD]$", index.by):
+                continue
+            named = index.by[:-2].lower()
+            parents = [one for name, one in self._models().items() if name.lower().endswith(named) and one.listing]
+            if len(parents) == 1 and parents[0].name != model.name:
+                return index, parents[0]
+        raise ConfigError(f"{self.name}.{model.name} cannot be listed: the API has no query for it")
+
+    def _all_pages(self, model: Model, select: Sequence[str], rows: int) -> Iterator[list[Item]]:
+        listing, parent = self._way(model)
+        text = f"{{items{{{' '.join(select)}}} nextToken}}"
+        if parent is None:
+            yield from self._requests.pages(listing, text, rows)
+            return
+        for page in self._all_pages(parent, [parent.schema.key[0]], self._settings.page_size):
+            values = [item[parent.schema.key[0]] for item in page]
+            yield from self._requests.lookups(listing, values, text, min(rows, LARGEST_PAGE_OF_AN_INDEX))
+
+    def _found(self, model: Model, wanted: pa.Table, select: Sequence[str]) -> list[Item]:
+        """Records that hold all the wanted ones, and maybe others."""
+        inner = f"{{{' '.join(select)}}}"
+        text = f"{{items{inner} nextToken}}"
+        keyed = bool(model.get) and set(model.key_types or {}) == set(wanted.column_names)
+        index = next((one for one in model.indexes if one.by in wanted.column_names), None)
+        if keyed or index:
+            lookups = -(-wanted.num_rows // self._settings.aliases.read)
+            listed = self._requests.first_pages(model, text, self._settings.page_size, lookups)
+            if listed is not None:
+                return listed
+        if keyed:
+            return [item for page in self._requests.gets(model, said(model, wanted), inner) for item in page]
+        if index:
+            values = list(dict.fromkeys(key[index.by] for key in said(model, wanted)))
+            pages = self._requests.lookups(index, values, text, LARGEST_PAGE_OF_AN_INDEX)
+            return [item for page in pages for item in page]
+        return [item for page in self._all_pages(model, select, self._settings.page_size) for item in page]
+
+    def _read_table(self, model: Model, items: Sequence[Item]) -> pa.Table:
+        table = table_of(model, list(model.select), items)
+        told = [item.get(TROUBLE) for item in items]
+        if not any(told):
+            return table
+        found = table[TROUBLE].to_pylist() if TROUBLE in table.column_names else [None] * len(items)
+        both = pa.array([one or other for one, other in zip(told, found, strict=True)], pa.string())
+        names = [name for name in table.column_names if name != TROUBLE]
+        return table.select(names).append_column(TROUBLE, both)
+
+    def _fetched_table(self, model: Model, names: Sequence[str], items: Sequence[Item]) -> pa.Table:
+        table = table_of(model, names, items)
+        bad = next((item[TROUBLE] for item in items if item.get(TROUBLE)), None)
+        if bad is None and TROUBLE in table.column_names:
+            bad = table[TROUBLE].drop_null()[0].as_py()
+        if bad is not None:
+            raise RejectedError("nonconforming", bad, connection=self.name)
+        return table
+
+    def _column(self, model: Model, name: str) -> pa.Array:
+        pages = self._all_pages(model, [name], self._settings.page_size)
+        found = [table_of(model, [name], page)[name].combine_chunks() for page in pages]
+        return pa.concat_arrays([pa.array([], pa.string()), *found]).drop_null()
+
+
+def _auth_of(settings: AppSyncSettings) -> Auth:
+    if settings.api_key:
+        return ApiKey(settings.api_key.get_secret_value())
+    if settings.cognito:
+        return Cognito(settings.cognito, pool_of(settings.connect_timeout, settings.timeout))
+    assert settings.iam is not None
+    return Iam(settings.iam)
+
+
+def _unknown(message: str, name: str, known: Iterable[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return ConfigError(message, hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}")
