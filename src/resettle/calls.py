@@ -65,7 +65,8 @@ class Pace:
                 return
             self._halved = now
             achieved = self._spent / max(now - self._started, 0.1)
-            self.rate = max((self.rate or achieved) / 2, (self.ceiling or 0.0) / 50, 0.1)
+            floor = self.ceiling / 50 if self.ceiling else 0.1
+            self.rate = max((self.rate or achieved) / 2, floor)
 
 
 class Caller:

@@ -25,6 +25,8 @@ CONNECTORS: Mapping[str, tuple[str, str, str]] = {
     "postgres": ("resettle.connectors.postgres", "Postgres", "PostgresSettings"),
     "dynamodb": ("resettle.connectors.dynamodb", "DynamoDB", "DynamoDBSettings"),
     "files": ("resettle.connectors.files", "Files", "FilesSettings"),
+    "s3": ("resettle.connectors.s3", "S3", "S3Settings"),
+    "appsync": ("resettle.connectors.appsync", "AppSync", "AppSyncSettings"),
     "google_drive": ("resettle.connectors.google_drive", "GoogleDrive", "GoogleDriveSettings"),
 }
 """Type in a migration -> module, class, settings. Packages add theirs by the entry point `resettle.connectors`,

@@ -62,6 +62,12 @@ class TargetCase:
     """Whether a transaction within one is a savepoint; ConfigError otherwise."""
     sees_its_writes: bool = True
     """Whether reads in a transaction see its writes; what is committed otherwise."""
+    enforces: frozenset[str] = frozenset({"null", "exists", "unique", "foreign_key"})
+    """What of `TABLES` the technology can be told, and obeys: the reasons of its refusals."""
+    speaks_sql: bool = True
+    """Whether `ask` answers; ConfigError otherwise."""
+    free_names: bool = True
+    """Whether datasets and columns may have any name, as `WEIRD`."""
 
 
 @dataclass(frozen=True)
@@ -458,6 +464,42 @@ def s3_files_target(place: Place) -> Any:
     return _Closing(S3("s3", S3Settings(**local.settings("people"))), stack.close)
 
 
+# -- appsync ---------------------------------------------------------------------------------------
+
+APPSYNC_PEOPLE = "type people @model { id: ID! name: String age: String }"
+APPSYNC_TABLES = """
+type people @model { id: ID! name: String! age: Int born: AWSDateTime extra: AWSJSON email: String balance: String }
+type pets @model { id: ID! owner: ID mother: ID }
+"""
+
+
+def _appsync(schema: str, rows: Iterable[Row] = (), *, readonly: bool = False) -> Any:
+    from resettle.connectors.appsync import AppSync, AppSyncSettings
+    from resettle.sandbox.appsync import start_appsync
+
+    stack = ExitStack()
+    local = stack.enter_context(start_appsync(schema))
+    local.data.put("people", *rows)
+    local.data.empty_pages = 1
+    return _Closing(AppSync("appsync", AppSyncSettings(**local.settings(), readonly=readonly)), stack.close)
+
+
+def appsync_source(place: Place, rows: Sequence[Row]) -> Source:
+    # Int has 32 bits: larger numbers are text there.
+    texts = [{**row, "age": None if row["age"] is None else str(row["age"])} for row in rows]
+    source: Source = _appsync(APPSYNC_PEOPLE, texts, readonly=True)
+    return source
+
+
+def appsync_target(place: Place) -> Target:
+    target: Target = _appsync(APPSYNC_TABLES)
+    return target
+
+
+def no_orphan(place: Place, target: Target) -> None:
+    raise NotImplementedError("for targets that know no foreign keys")
+
+
 SOURCES = (
     SourceCase("memory", memory_source),
     SourceCase("sqlite", sqlite_source),
@@ -468,12 +510,22 @@ SOURCES = (
     SourceCase("dynamodb export", export_source),
     SourceCase("dynamodb", dynamodb_source),
     SourceCase("postgres", postgres_source),
+    SourceCase("appsync", appsync_source, parallel=False),
 )
 TARGETS = (
     TargetCase("memory", memory_target, memory_orphan),
     TargetCase("sqlite", sqlite_target, sqlite_orphan),
     TargetCase("d1", d1_target, sqlite_orphan, nests=False, sees_its_writes=False),
     TargetCase("postgres", postgres_target, postgres_orphan),
+    TargetCase(
+        "appsync",
+        appsync_target,
+        no_orphan,
+        nests=False,
+        enforces=frozenset({"null", "exists"}),
+        speaks_sql=False,
+        free_names=False,
+    ),
 )
 FILES = (
     FilesCase("memory", "objects", memory_files_source, memory_files_target),

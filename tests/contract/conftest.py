@@ -87,6 +87,27 @@ def sees_its_writes(target_case: TargetCase) -> None:
 
 
 @pytest.fixture
+def rolls_back(target: Target) -> None:
+    """For tests of transactions that are taken back."""
+    if not target.transactional:
+        pytest.skip("has no transactions")
+
+
+@pytest.fixture
+def links(target_case: TargetCase) -> None:
+    """For tests of foreign keys."""
+    if "foreign_key" not in target_case.enforces:
+        pytest.skip("knows no foreign keys")
+
+
+@pytest.fixture
+def speaks_sql(target_case: TargetCase) -> None:
+    """For tests of `ask`."""
+    if not target_case.speaks_sql:
+        pytest.skip("cannot be asked in SQL")
+
+
+@pytest.fixture
 def store(target: Target) -> Sql:
     """The SQL store of a target that has one."""
     found = target.sql()

@@ -71,6 +71,8 @@ COGNITO: Mapping[str, tuple[type[ConnectorError], str]] = {
     "InvalidParameterException": (AccessError, "Cognito refuses the sign-in: does the app client allow this `flow`?"),
     "InvalidUserPoolConfigurationException": (AccessError, "the user pool is not set up for this sign-in"),
     "ForbiddenException": (AccessError, "a firewall of the user pool refuses the sign-in"),
+    "OperationNotEnabledException": (AccessError, "the user pool does not offer this sign-in"),
+    "FeatureUnavailableInTierException": (AccessError, "the user pool does not offer this sign-in"),
     "UnsupportedOperationException": (AccessError, "the user pool does not offer this sign-in"),
     "UnsupportedTokenTypeException": (AccessError, "the app client does not use this kind of token"),
     "RefreshTokenReuseException": (AccessError, "the refresh token was used before"),
@@ -219,15 +221,15 @@ class Cognito:
 
     def _sign_in(self) -> Mapping[str, Any]:
         """Through every challenge to the end."""
+        self._user = self._settings.username
         answer = self._first()
-        user = self._settings.username
         for _ in range(5):
             if "AuthenticationResult" in answer:
                 return answer
             given = answer.get("ChallengeParameters") or {}
-            user = given.get("USER_ID_FOR_SRP") or user
+            self._user = given.get("USERNAME") or given.get("USER_ID_FOR_SRP") or self._user
             name = answer["ChallengeName"]
-            answer = self._respond(name, answer.get("Session"), user, self._reply(name, given))
+            answer = self._respond(name, answer.get("Session"), self._reply(name, given))
         raise AccessError("Cognito asks for one challenge after the other")
 
     def _first(self) -> Mapping[str, Any]:
@@ -240,7 +242,9 @@ class Cognito:
         asked = answer.get("ChallengeParameters") or {}
         if answer.get("ChallengeName") != "PASSWORD_VERIFIER":
             return answer
-        user, moment = asked["USER_ID_FOR_SRP"], stamp(datetime.fromtimestamp(self._clock(), UTC))
+        # Both may be an id of Cognito's own: what was signed in with may be an e-mail address.
+        user, self._user = asked["USER_ID_FOR_SRP"], asked.get("USERNAME") or name
+        moment = stamp(datetime.fromtimestamp(self._clock(), UTC))
         reply = {
             "TIMESTAMP": moment,
             "PASSWORD_CLAIM_SECRET_BLOCK": asked["SECRET_BLOCK"],
@@ -248,7 +252,7 @@ class Cognito:
                 user, password, asked["SALT"], asked["SRP_B"], asked["SECRET_BLOCK"], moment
             ),
         }
-        return self._respond("PASSWORD_VERIFIER", answer.get("Session"), user, reply)
+        return self._respond("PASSWORD_VERIFIER", answer.get("Session"), reply)
 
     def _reply(self, challenge: str, given: Mapping[str, Any]) -> dict[str, str]:
         """What a challenge asks for: from the settings, else of a person at a terminal."""
@@ -281,8 +285,8 @@ class Cognito:
         body = {"AuthFlow": flow, "AuthParameters": parameters | self._hashed(user)}
         return self._post("InitiateAuth", body)
 
-    def _respond(self, challenge: str, session: str | None, user: str, reply: dict[str, str]) -> Mapping[str, Any]:
-        responses = {"USERNAME": user, **reply, **self._hashed(user)}
+    def _respond(self, challenge: str, session: str | None, reply: dict[str, str]) -> Mapping[str, Any]:
+        responses = {"USERNAME": self._user, **reply, **self._hashed(self._user)}
         body: dict[str, Any] = {"ChallengeName": challenge, "ChallengeResponses": responses}
         return self._post("RespondToAuthChallenge", body | ({"Session": session} if session else {}))
 

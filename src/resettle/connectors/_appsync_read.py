@@ -118,35 +118,35 @@ class Requests:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def pages(self, listing: Listing, select: str, rows: int) -> Iterator[list[Item | None]]:
-        """Every page of a list to the service's own end; records that it cannot give whole are None."""
+    def pages(self, listing: Listing, select: str, rows: int) -> Iterator[list[Item]]:
+        """Every page of a list to the service's own end; a record that it cannot give has its id and `_trouble`."""
         token = None
         while True:
-            page = self._page(listing, select, rows, token)
-            yield list(page["items"] or ())
-            token = page.get("nextToken")
+            (given,) = self._values([self._asked(listing, select, rows, token)])
+            yield self._whole(listing, given, rows, token)
+            token = given.value.get("nextToken")
             if token is None:
                 return
 
-    def lookups(self, listing: Listing, values: Sequence[Any], select: str, rows: int) -> Iterator[list[Item | None]]:
+    def lookups(self, listing: Listing, values: Sequence[Any], select: str, rows: int) -> Iterator[list[Item]]:
         """All rows of an index for each of these values, all pages, many values in a request."""
         asks: list[tuple[Any, str | None]] = [(value, None) for value in values]
         while asks:
             following: list[tuple[Any, str | None]] = []
             made = [self._asked(listing, select, rows, token, value) for value, token in asks]
-            for portion, given in zip(asks, self._values(made), strict=True):
-                if given is None:
+            for (value, token), given in zip(asks, self._values(made), strict=True):
+                if given.value is None:
                     continue
-                yield list(given["items"] or ())
-                if given.get("nextToken") is not None:
-                    following.append((portion[0], given["nextToken"]))
+                yield self._whole(listing, given, rows, token, value)
+                if given.value.get("nextToken") is not None:
+                    following.append((value, given.value["nextToken"]))
             asks = following
 
     def gets(self, model: Model, keys: Sequence[Mapping[str, Any]], select: str) -> Iterator[list[Item]]:
         """The records with these keys, many in a request; absent ones give nothing."""
         types = model.key_types or {}
         asks = [Ask(model.get or "", {name: (types[name], key[name]) for name in types}, select) for key in keys]
-        yield [found for found in self._values(asks) if found is not None]
+        yield [found.value for found in self._values(asks) if found.value is not None]
 
     def first_pages(self, model: Model, select: str, rows: int, lookups: int) -> list[Item] | None:
         """The whole list, if it may be had in fewer requests than that many look-ups take; else None, at half of it."""
@@ -158,40 +158,32 @@ class Requests:
             if number == most:
                 self._long[model.name] = lookups + 1
                 return None
-            found += [item for item in page if item is not None]
+            found += page
         return found
 
-    def _values(self, asks: Sequence[Ask]) -> list[Any]:
+    def _values(self, asks: Sequence[Ask]) -> list[Given]:
         """The fields' values; raises the first thing that failed for good."""
-        found: list[Any] = []
+        found: list[Given] = []
         for outcomes in self.each(lambda part: self.answer("query", part), portions(asks, self.reads, Ask.size)):
             for outcome in outcomes:
                 if isinstance(outcome, ConnectorError):
                     raise outcome
-                found.append(outcome.value)
+                found.append(outcome)
         return found
 
-    def _page(self, listing: Listing, select: str, rows: int, token: str | None) -> dict[str, Any]:
-        (outcome,) = self.answer("query", [self._asked(listing, select, rows, token)])
-        if isinstance(outcome, ConnectorError):
-            raise outcome
-        page: dict[str, Any] = outcome.value
-        if any(item is None for item in page["items"] or ()):
-            page["items"] = self._mended(listing, page["items"], rows, token, outcome.troubles)
-        return page
-
-    def _mended(
-        self, listing: Listing, items: Sequence[Item | None], rows: int, token: str | None, troubles: Sequence[Trouble]
-    ) -> list[Item]:
-        """Records that the service could not give, by their id, with the field that failed as `_trouble`."""
-        (outcome,) = self.answer("query", [self._asked(listing, "{items{id} nextToken}", rows, token)])
-        named = outcome.value["items"] if isinstance(outcome, Given) else []
-        failed = {one.path[2]: str(one.path[-1]) for one in troubles if len(one.path) > 3}
-        if len(named) != len(items) or any(one is None for one in named):
+    def _whole(self, listing: Listing, given: Given, rows: int, token: str | None, value: Any = None) -> list[Item]:
+        """A page's records. One that the service could not give has its id, and what failed as `_trouble`."""
+        items = given.value["items"] or []
+        if None not in items:
+            return list(items)
+        (named,) = self._values([self._asked(listing, "{items{id} nextToken}", rows, token, value)])
+        ids = named.value["items"] or []
+        if len(ids) != len(items) or None in ids:
             raise RejectedError("nonconforming", "the service cannot give a record, nor its id")
+        failed = {one.path[2]: str(one.path[-1]) for one in given.troubles if len(one.path) > 3}
         return [
             item if item is not None else {**name, "_trouble": f"{failed.get(at, '?')}: the service cannot give it"}
-            for at, (item, name) in enumerate(zip(items, named, strict=True))
+            for at, (item, name) in enumerate(zip(items, ids, strict=True))
         ]
 
     def _asked(self, listing: Listing, select: str, rows: int, token: str | None, value: Any = None) -> Ask:

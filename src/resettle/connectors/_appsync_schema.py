@@ -127,7 +127,7 @@ class _Api:
         may = {"select"} | {word for verb, word in (("create", "insert"), ("update", "update")) if verb in writes}
         schema = Schema(name, columns, key, foreign_keys=links, privileges=frozenset(may))
         scalars = {field: types[field].name for field in select if select[field] == field and not types[field].listed}
-        return Model(schema, select, scalars, got and got["name"], key_types, listing, indexes, writes)
+        return Model(schema, select, scalars, got["name"] if got else None, key_types, listing, indexes, writes)
 
     def _fields(self, name: str) -> dict[str, Mapping[str, Any]]:
         return {field["name"]: field for field in self.types[name].get("fields") or ()}

@@ -33,6 +33,8 @@ class Writer:
     """Aliases in one mutation."""
     refused: dict[bytes, Refusal] = field(default_factory=dict)
     """What the service refused for good, by input: it says so only when it is asked to write."""
+    _made: frozenset[bytes] = frozenset()
+    """What the last call made although it told of a refusal: the next one need not send that again."""
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def create(self, rows: pa.Table, key: Sequence[str]) -> None:
@@ -41,7 +43,8 @@ class Writer:
         inputs, bad = self._checked(rows, key)
         if bad:
             raise self._error(bad)
-        absent = self._absent(rows, key, inputs)
+        known, self._made = self._made, frozenset()
+        absent = [at for at in self._absent(rows, key, inputs) if orjson.dumps(inputs[at]) not in known]
         outcomes = self._sent("create", writing, [inputs[at] for at in absent])
         refused = {at: outcome for at, outcome in zip(absent, outcomes, strict=True) if outcome}
         doubtful = [at for at, (reason, _) in refused.items() if reason == "exists"]
@@ -49,6 +52,7 @@ class Writer:
             there = self._there(rows, inputs, doubtful)
             refused = {at: one for at, one in refused.items() if at not in there}
         if refused:
+            self._made = frozenset(orjson.dumps(one) for at, one in enumerate(inputs) if at not in refused)
             raise self._error(refused)
 
     def update(self, rows: pa.Table, key: Sequence[str]) -> None:

@@ -272,12 +272,15 @@ class _Redirect:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            # Browsers open connections that they may never use.
+            timeout = 1
+
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 """Nothing: the path holds the code."""
 
             def do_GET(self) -> None:
                 given = dict(parse_qsl(urlsplit(self.path).query))
-                ours = secrets.compare_digest(given.get("state", ""), state)
+                ours = secrets.compare_digest(given.get("state", "").encode(), state.encode())
                 outer._answer = given if ours else outer._answer
                 text = b"You may close this page." if ours else b"Not what was asked for."
                 self.send_response(200 if ours else 400)

@@ -149,13 +149,16 @@ class Listing:
             return
         by_id = {folder.id: folder for folder in group}
         met: set[str] = set()
+        strays = False
         for files in self._pages(group, first):
             held = [(file, [by_id[one] for one in file.get("parents", ()) if one in by_id]) for file in files]
             met.update(folder.id for _, folders in held for folder in folders)
+            strays = strays or not all(folders for _, folders in held)
             yield [Found(file, folders[0]) for file, folders in held if folders]
         # Drive has been seen to leave out folders of such a query: https://github.com/rclone/rclone/issues/9810
+        # And a file need not say where it lies.
         for folder in group:
-            if folder.id not in met:
+            if strays or folder.id not in met:
                 yield from self._answers([folder], self._page([folder]))
 
     def _pages(self, group: Sequence[Folder], page: Mapping[str, Any]) -> Iterator[Sequence[File]]:

@@ -59,7 +59,7 @@ class Bucket:
             raise
 
     def reach(self) -> None:
-        """See once that the bucket is there: looking at an object cannot tell a missing bucket from a missing object."""
+        """See once that the bucket is there: a look at an object cannot tell it from a missing object."""
         if not self._reached:
             self.ask("list_objects_v2", MaxKeys=1)
             self._reached = True

@@ -19,8 +19,8 @@ from resettle.errors import ConnectorError, RejectedError
 
 STAGED = "resettle_rows"
 UNIT = "resettle_unit"
-PARAMETERS = 1_000
-"""In one INSERT of many rows; more gain nothing."""
+SIZES = (30_000, 1_000, 1)
+"""Parameters in one INSERT of many rows, the most first: SQLite takes 32,766."""
 
 
 def connect(uri: str, timeout: float) -> sqlite3.Connection:
@@ -110,19 +110,21 @@ def insert(connection: sqlite3.Connection, target: str, rows: pa.Table) -> None:
     for it again.
     """
     names, row = ", ".join(map(quote, rows.column_names)), f"({', '.join('?' * rows.num_columns)})"
-    many = max(PARAMETERS // rows.num_columns, 1)
-    into = f"INSERT OR ABORT INTO {target} ({names}) VALUES "
     columns = [cells(column) for column in rows.columns]
-    whole = rows.num_rows - rows.num_rows % many
+    done = 0
     with savepoint(connection):
-        connection.executemany(into + ", ".join([row] * many), _flat(columns, whole, many))
-        connection.executemany(into + row, zip(*(column[whole:] for column in columns), strict=True))
+        for size in SIZES:
+            many = max(size // rows.num_columns, 1)
+            until = rows.num_rows - (rows.num_rows - done) % many
+            statement = f"INSERT OR ABORT INTO {target} ({names}) VALUES {', '.join([row] * many)}"
+            connection.executemany(statement, _flat(columns, done, until, many))
+            done = until
 
 
-def _flat(columns: Sequence[list[Any]], rows: int, many: int) -> Iterator[list[Any]]:
+def _flat(columns: Sequence[list[Any]], begin: int, end: int, many: int) -> Iterator[list[Any]]:
     """The cells of ``many`` rows at a time, row after row."""
     width = len(columns)
-    for start in range(0, rows, many):
+    for start in range(begin, end, many):
         flat: list[Any] = [None] * (many * width)
         for place, column in enumerate(columns):
             flat[place::width] = column[start : start + many]

@@ -95,7 +95,7 @@ ERRORS: Sequence[tuple[str, type[ConnectorError], str]] = (
     (r"Unauthorized|Not Authorized", AccessError, "this user or key may not do that: is a group missing?"),
     (r"^HTTP 403|AccessDenied|UnrecognizedClient|Signature|ExpiredToken|MissingAuth", AccessError,
      "the service refuses the credentials, or they may not call this API"),
-    (r"introspection", AccessError, "the API does not show its schema: switch introspection on for it"),
+    (r"[Ii]ntrospection|'__schema'", AccessError, "the API does not show its schema: switch introspection on for it"),
     (r"^HTTP 413|RequestEntityTooLarge|ResolverExecutionLimit|size has exceeded|too large", RejectedError, "too_large"),
     (r"ConflictUnhandled|ConflictError", RejectedError, "changed"),
     (r"ExecutionTimeout|timed out|Internal|ServiceUnavailable|TransactionConflict|^HTTP (408|5\d\d)", TransientError,
@@ -265,6 +265,8 @@ class AppSync:
     def _models(self) -> dict[str, Model]:
         if self._known is None:
             answer = self._call(self._http.run, INTROSPECTION)
+            if answer.data.get("__schema") is None:
+                raise explained("; ".join(f"{one.kind}: {one.text}" for one in answer.troubles), self.name)
             self._known = models(answer.data, readonly=self._settings.readonly)
         return self._known
 

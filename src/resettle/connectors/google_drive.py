@@ -194,14 +194,12 @@ class GoogleDrive:
                 raise RejectedError("no_body", f"a file of kind {kind(file)}", connection=self.name)
             self._remember(file)
         known = self._known[key]
-        return Body(functools.partial(self._chunks, key, known.size), known.size, known.md5, known.content_type)
+        return Body(functools.partial(self._chunks, key), known.size, known.md5, known.content_type)
 
     def close(self) -> None:
         self._service.close()
 
-    def _chunks(self, key: str, size: int | None, start: int) -> Iterator[bytes]:
-        if size and start >= size:
-            return
+    def _chunks(self, key: str, start: int) -> Iterator[bytes]:
         try:
             yield from self._service.body(key, start)
         except (urllib3.exceptions.HTTPError, ConnectionError) as error:

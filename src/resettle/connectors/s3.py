@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
 import email.utils
 import functools
@@ -10,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from email.header import Header
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -156,9 +156,10 @@ def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
 class S3:
     """Source and Target over one bucket, whose one dataset `objects` is a listing; `put` writes, `write` cannot.
 
-    On boto3, with its own retries off. Keys are those of the bucket, whole, whatever characters they hold; outside
-    of ``prefix`` nothing is seen and nothing written. ``md5`` is the ETag where it is one, else what the object's
-    metadata `resettle-md5` says, which only a look at that object tells. Nothing here is undone by a transaction.
+    On boto3, with its own retries off; it still follows a bucket to its region by itself. Keys are those of the
+    bucket, whole, whatever characters they hold; outside of ``prefix`` nothing is seen and nothing written. ``md5``
+    is the ETag where it is one, else what the object's metadata `resettle-md5` says, which only a look at that object
+    tells. Nothing here is undone by a transaction.
     """
 
     transactional = False
@@ -331,7 +332,9 @@ def _metadata(given: Mapping[str, str], connection: str) -> dict[str, str]:
 
 
 def _encoded(value: str) -> str:
-    return Header(value, "utf-8", maxlinelen=0).encode() if value else ""
+    """Words of at most 75 characters, none of which cuts a code point; nothing for an empty value."""
+    parts = (value[at : at + 11].encode() for at in range(0, len(value), 11))
+    return " ".join(f"=?utf-8?b?{base64.b64encode(part).decode()}?=" for part in parts)
 
 
 def _seconds(after: str) -> float | None:

@@ -62,19 +62,36 @@ def _copied(copier: Copier, output: OutputShape, made: Decided) -> pa.Table:
 
 
 def _written(target: Target, output: OutputShape, made: Decided, writes: Writes) -> pa.Table:
-    """Write rows; where some are refused, each by itself, to find out which."""
+    """Write rows; where some are refused, the target may know which: else each by itself, to find out."""
     lost: list[tuple[str, str, str]] = []
     for rows, action, units in writes(made):
+        write = (output.dataset, rows, output.key_names, action)
         try:
-            target.write(output.dataset, rows, output.key_names, action)
+            target.write(*write)
+            continue
         except RejectedError:
-            for at, unit in enumerate(units.to_pylist()):
-                try:
-                    target.write(output.dataset, rows.slice(at, 1), output.key_names, action)
-                except RejectedError as error:
-                    lost.append((unit, error.reason, f"{output.dataset}: {error.detail or error.reason}"))
-    columns = ("unit", "reason", "detail")
-    return pa.table({name: pa.array([one[at] for one in lost], pa.string()) for at, name in enumerate(columns)})
+            refused = target.refusals([write], [units])
+        if refused is not None and refused.num_rows:
+            lost += [tuple(row.values()) for row in refused.select(_LOST).to_pylist()]
+            good = pc.invert(pc.is_in(units, refused["unit"].combine_chunks()))
+            rows, units = rows.filter(good), units.filter(good)
+        lost += _each(target, output, rows, action, units)
+    told = [(unit, reason, f"{output.dataset}: {detail or reason}") for unit, reason, detail in lost]
+    return pa.table({name: pa.array([one[at] for one in told], pa.string()) for at, name in enumerate(_LOST)})
+
+
+def _each(
+    target: Target, output: OutputShape, rows: pa.Table, action: Action, units: pa.Array
+) -> list[tuple[str, str, str]]:
+    """Write rows at once, or if that is refused each by itself; the units, reasons and details of those that are."""
+    try:
+        target.write(output.dataset, rows, output.key_names, action)
+    except RejectedError as error:
+        if rows.num_rows == 1:
+            return [(units[0].as_py(), error.reason, error.detail)]
+        parts = (_each(target, output, rows.slice(at, 1), action, units.slice(at, 1)) for at in range(rows.num_rows))
+        return [one for part in parts for one in part]
+    return []
 
 
 def merged(decision: Decision, done: Decision, places: frozenset[int], hold: Hold) -> Decision:
@@ -110,4 +127,5 @@ def of_units(done: Decision, units: pa.Array) -> Decision:
     return replace(done, units=mine(done.units), outputs=outputs, exploded=mine(done.exploded))
 
 
+_LOST = ["unit", "reason", "detail"]
 _STOPPED = pa.array([str(Status.HELD), str(Status.FAILED), str(Status.SKIPPED)])

@@ -33,8 +33,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one request: an error answer, or a line that is cut after so many bytes of the body
-    (0: before any answer), an empty page with a next one, a search that was not complete, a wrong byte."""
+    """What goes wrong with one request.
+
+    An error answer (``status``, ``reason``), a line that is cut after so many bytes of the body (0: before any
+    answer), an empty page with a next one, a search that was not complete, a wrong byte, all bytes whatever Range says.
+    """
 
     status: int = 0
     reason: str = ""
@@ -43,6 +46,7 @@ class Fault:
     empty: bool = False
     incomplete: bool = False
     corrupt: bool = False
+    whole: bool = False
 
 
 class ApiError(Exception):
@@ -150,7 +154,8 @@ class Handler(BaseHTTPRequestHandler):
             raise ApiError(403, "fileNotDownloadable", location="alt")
         size = len(body) if isinstance(body, bytes) else body
         kind = {"Content-Type": file["mimeType"], "Accept-Ranges": "bytes"}
-        span = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        asked = "" if fault.whole else request.headers.get("Range", "")
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
         if span and int(span[1]) >= size:
             raise ApiError(416, "requestedRangeNotSatisfiable", headers={"Content-Range": f"bytes */{size}"})
         start = int(span[1]) if span else 0

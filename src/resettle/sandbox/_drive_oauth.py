@@ -21,6 +21,8 @@ ACCOUNT = "mover@sandbox.iam.gserviceaccount.com"
 SCOPES = {"https://www.googleapis.com/auth/drive.readonly", "https://www.googleapis.com/auth/drive"}
 LIFETIME = 3599
 """Seconds that an access token is good for, as Google's."""
+GOOGLE = "https://oauth2.googleapis.com/token"
+"""For whom Google's library signs, wherever it sends it."""
 _JWT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
@@ -165,7 +167,7 @@ class OAuth:
             raise OAuthError("invalid_grant") from None
         now, scopes = self.clock(), set(str(claims.get("scope", "")).split())
         timely = claims["iat"] - 300 <= now < claims["exp"] <= claims["iat"] + 3600
-        if claims["iss"] != ACCOUNT or claims["aud"] != f"{self.url}/token" or not timely:
+        if claims["iss"] != ACCOUNT or claims["aud"] not in (f"{self.url}/token", GOOGLE) or not timely:
             raise OAuthError("invalid_grant")
         if not scopes or scopes - SCOPES:
             raise OAuthError("invalid_scope")

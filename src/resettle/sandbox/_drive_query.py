@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 File = Mapping[str, Any]
 Test = Callable[[File], bool]
-Mask = dict[str, "Mask"]
+
+
+class Mask(dict[str, "Mask"]):
+    """Names that are asked for, each with those below it."""
+
 
 _TOKEN = re.compile(r"\s*(?:('(?:\\.|[^'\\])*')|(!=|=|\(|\))|(\w+))")
 
@@ -109,21 +113,33 @@ def _text(quoted: str) -> str:
     return re.sub(r"\\(.)", r"\1", quoted[1:-1])
 
 
-def mask(text: str) -> Mask:
-    """A partial response, https://developers.google.com/workspace/drive/api/guides/fields-parameter ."""
-    found: Mask = {}
-    at = _mask(re.findall(r"[\w*]+|[(),/]", text), 0, found)
-    if at != len(re.findall(r"[\w*]+|[(),/]", text)):
-        raise InvalidError("fields", f"Invalid field selection {text}", "invalidParameter")
+def mask(text: str, known: Mapping[str, Any]) -> Mask:
+    """A partial response, https://developers.google.com/workspace/drive/api/guides/fields-parameter .
+
+    ``known``: names that exist, each with its own below. Raises InvalidError for another one.
+    """
+    tokens, found = re.findall(r"[\w*]+|[(),/]", text), Mask()
+    at = _mask(tokens, 0, found)
+    unknown = next(_unknown(found, known), text if at != len(tokens) else None)
+    if unknown is not None:
+        raise InvalidError("fields", f"Invalid field selection {unknown}", "invalidParameter")
     return found
+
+
+def _unknown(wanted: Mask, known: Mapping[str, Any]) -> Iterator[str]:
+    for name, below in wanted.items():
+        if name != "*" and name not in known:
+            yield name
+        else:
+            yield from _unknown(below, known.get(name, {}))
 
 
 def _mask(tokens: list[str], at: int, into: Mask) -> int:
     while at < len(tokens) and tokens[at] != ")":
-        inner = into.setdefault(tokens[at], {})
+        inner = into.setdefault(tokens[at], Mask())
         at += 1
         while at + 1 < len(tokens) and tokens[at] == "/":
-            inner = inner.setdefault(tokens[at + 1], {})
+            inner = inner.setdefault(tokens[at + 1], Mask())
             at += 2
         if at < len(tokens) and tokens[at] == "(":
             at = _mask(tokens, at + 1, inner) + 1
@@ -132,13 +148,10 @@ def _mask(tokens: list[str], at: int, into: Mask) -> int:
     return at
 
 
-def picked(value: Any, wanted: Mask, known: Mapping[str, Any]) -> Any:
-    """The part of an answer that is asked for. ``known``: names that exist, each with its own below."""
+def picked(value: Any, wanted: Mask) -> Any:
+    """The part of an answer that is asked for."""
     if isinstance(value, list):
-        return [picked(one, wanted, known) for one in value]
+        return [picked(one, wanted) for one in value]
     if not wanted or "*" in wanted or not isinstance(value, Mapping):
         return value
-    for name in wanted:
-        if name not in known:
-            raise InvalidError("fields", f"Invalid field selection {name}", "invalidParameter")
-    return {name: picked(value[name], wanted[name], known[name]) for name in wanted if name in value}
+    return {name: picked(value[name], below) for name, below in wanted.items() if name in value}

@@ -101,6 +101,8 @@ class LocalDrive:
     children: dict[str, list[str]] = field(default_factory=dict)
     locked: set[str] = field(default_factory=set)
     """Files that need their resource key."""
+    unplaced: set[str] = field(default_factory=set)
+    """Files that do not say where they lie, as those do whose folder is not shared with the user."""
     turn: threading.Lock = field(default_factory=threading.Lock)
     spent: tuple[int, float] = (0, 0.0)
     """Quota units, and since when."""
@@ -211,17 +213,17 @@ class LocalDrive:
     def listing(self, request: Request, *, empty: bool = False, incomplete: bool = False) -> dict[str, Any]:
         """files.list: one page of what a search finds, in a fixed order."""
         asked = request.query
+        wanted = mask(asked.get("fields") or f"kind,incompleteSearch,nextPageToken,files({_FEW})", _LIST)
         size = asked.get("pageSize", "100")
         if not size.isdigit() or not 1 <= int(size) <= 1000:
             raise InvalidError("pageSize")
         found = self._found(asked)
         start = _offset(asked.get("pageToken"), len(found), asked.get("q", ""))
-        page = [] if empty else found[start : start + int(size)]
+        page = [] if empty else [self._placed(file) for file in found[start : start + int(size)]]
         answer = {"kind": "drive#fileList", "incompleteSearch": incomplete, "files": page}
         if empty or start + len(page) < len(found):
             answer["nextPageToken"] = f"~!!~{start + len(page)}.{_mark(asked.get('q', ''))}"
-        fields = asked.get("fields") or f"kind,incompleteSearch,nextPageToken,files({_FEW})"
-        shown: dict[str, Any] = picked(answer, mask(fields), _LIST)
+        shown: dict[str, Any] = picked(answer, wanted)
         return shown
 
     def _found(self, asked: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -249,6 +251,9 @@ class LocalDrive:
             and (query is None or query.test({**file, "parents": [*file["parents"], *self._aliases(file)]}))
         ]
 
+    def _placed(self, file: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in file.items() if name != "parents" or file["id"] not in self.unplaced}
+
     def _aliases(self, file: Mapping[str, Any]) -> tuple[str, ...]:
         return ("root",) if self.root in file["parents"] else ()
 
@@ -264,7 +269,7 @@ class LocalDrive:
         return file
 
     def shown(self, file: Mapping[str, Any], fields: str | None) -> dict[str, Any]:
-        shown: dict[str, Any] = picked(file, mask(fields or _FEW), _FILE)
+        shown: dict[str, Any] = picked(file, mask(fields or _FEW, _FILE))
         return shown
 
     # -- who may ask

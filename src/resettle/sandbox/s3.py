@@ -214,7 +214,7 @@ def _cut(environ: Environ, whole: list[bytes]) -> Iterator[bytes]:
 
 def _empty_page(environ: Environ, start: Respond) -> Iterable[bytes]:
     """A page without objects that is not the last one."""
-    token = parse_qs(environ.get("QUERY_STRING", "")).get("continuation-token", [""])[0]
+    token = parse_qs(environ.get("QUERY_STRING", "")).get("continuation-token", [""])[0].removeprefix(_EMPTY)
     body = (
         '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><IsTruncated>true</IsTruncated><KeyCount>0</KeyCount>'
         f"<NextContinuationToken>{_EMPTY}{token}</NextContinuationToken></ListBucketResult>"
