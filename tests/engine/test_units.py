@@ -214,6 +214,18 @@ def test_a_stale_reference_is_put_right(project: MakeProject, database: str) -> 
     assert payload(p, "a")[0]["assetId"] == str(asset)
 
 
+def test_a_row_that_its_record_no_longer_makes_stays_and_is_told(project: MakeProject, database: str) -> None:
+    p = lessons(project, database, a=[item("upload", "k1"), item("link", "u1")], b=[item("upload", "k1")])
+    p.apply()
+    write(p, "a", payload(p, "a")[:1])
+    run = p.apply()
+    assert run.counts[0].warnings == {"rows_left_behind": 1}
+    assert p.sql("SELECT count(*) FROM usages") == [(3,)]
+    assert p.apply().counts[0].warnings == {"rows_left_behind": 1}
+    write(p, "a", [*payload(p, "a"), item("link", "u1")])
+    assert not p.apply().counts[0].warnings
+
+
 def test_a_patch_needs_a_row_that_is_there(project: MakeProject) -> None:
     note = "{into: app.people, patch: id, columns: {id: id, note: name}}"
     flows = f"people: {{from: src.people, unit: id, outputs: {{note: {note}}}}}"

@@ -29,6 +29,7 @@ from resettle.engine.decision import (
     decided_all,
     hold,
     in_conflict,
+    left_behind,
     set_column,
     settled,
     trouble_of,
@@ -87,6 +88,9 @@ class Decider:
                 conflicts[output.name] += bad.num_rows
                 trouble.append(trouble_of(bad, output))
             decided.append((rows, present))
+        if prepared.known.rows.num_rows:
+            wanted = {number: rows for number, (rows, _) in zip(self._numbers, decided, strict=True)}
+            units = left_behind(self._db, units, prepared.known.rows, wanted)
         trouble += self._links.lost([rows for rows, _ in decided], trouble)
         if trouble:
             units, decided = hold(units, decided, pa.concat_tables(trouble))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +17,7 @@ from resettle.engine.feed import Prepared
 from resettle.engine.patch import CHANGED, NO_ROW
 from resettle.engine.statements import OutputShape
 from resettle.engine.uniques import Hashes, Uniques
+from resettle.mapping.functions import query
 
 Dataset = tuple[str, str]
 """(connection, dataset)"""
@@ -191,6 +193,35 @@ def _partial(units: pa.Table, exploded: pa.Table) -> pa.Table:
     reason = first["wait_first"].combine_chunks().take(at)
     units = set_column(units, "reason", pc.if_else(hit, reason, units["reason"]))
     return set_column(units, "status", pc.if_else(hit, str(Status.PARTIAL), units["status"]))
+
+
+LEFT_BEHIND = "rows_left_behind"
+"""The warning of a unit that no longer makes some row it once made: the row stays, for nothing is deleted."""
+
+
+def left_behind(
+    connection: duckdb.DuckDBPyConnection, units: pa.Table, known: pa.Table, wanted: Mapping[int, pa.Table]
+) -> pa.Table:
+    """Warn of units that go on without some row of theirs. ``wanted``: each output's rows, by the ledger's number."""
+    rows = [
+        pa.table({"unit": table["_unit"], "n": table["_n"].cast(pa.int64())}).append_column(
+            "output", pa.repeat(pa.scalar(number, pa.int64()), table.num_rows)
+        )
+        for number, table in wanted.items()
+    ]
+    connection.register("_k", known.filter(pc.is_in(known["output"], pa.array(list(wanted), pa.int64()))))
+    connection.register("_w", pa.concat_tables(rows))
+    lost = query(
+        connection,
+        "SELECT DISTINCT k.unit FROM _k k ANTI JOIN _w w ON w.unit = k.unit AND w.output = k.output AND w.n = k.n",
+    )["unit"].combine_chunks()
+    connection.unregister("_k")
+    connection.unregister("_w")
+    going, said = pc.is_null(units["status"]).combine_chunks(), units["warnings"].combine_chunks()
+    hit = pc.and_(pc.is_in(units["_unit"].combine_chunks(), lost), going)
+    also = pc.binary_join_element_wise(pc.fill_null(said, ""), LEFT_BEHIND, ",")
+    word = pc.if_else(pc.is_null(said), LEFT_BEHIND, also)
+    return set_column(units, "warnings", pc.if_else(hit, word, said))
 
 
 def first_of_unit(rows: pa.Table) -> pa.Array:
