@@ -17,11 +17,12 @@ from resettle.connections import Connections
 from resettle.engine import apply as _apply
 from resettle.engine import plan as _plan
 from resettle.engine import rehearse as _rehearse
+from resettle.engine import rollback as _rollback
 from resettle.engine import verify as _verify
 from resettle.engine.flow import Options
 from resettle.mapping.load import Migration, load
 
-__all__ = ["Connections", "Migration", "Options", "apply", "connect", "load", "plan", "rehearse", "verify"]
+__all__ = ["Connections", "Migration", "Options", "apply", "connect", "load", "plan", "rehearse", "rollback", "verify"]
 
 
 def connect(migration: Migration) -> Connections:
@@ -47,6 +48,16 @@ def apply(
 def rehearse(migration: Migration, connections: Connections, options: Options | None = None) -> _rehearse.Rehearsed:
     """Everything written to the real tables in one transaction, and rolled back."""
     return _rehearse.rehearse(migration, connections, connections.ledger(), options or Options(), _now())
+
+
+def rollback(
+    migration: Migration, connections: Connections, run: int, options: Options | None = None, *, execute: bool = False
+) -> _rollback.RolledBack:
+    """Undo a run where nobody changed since what it wrote; without ``execute`` only what that would do."""
+    ledger, chosen = connections.ledger(), options or Options()
+    if not execute:
+        return _rollback.plan_rollback(migration, connections, ledger, chosen, run)
+    return _rollback.rollback(migration, connections, ledger, chosen, _now(), run)
 
 
 def verify(

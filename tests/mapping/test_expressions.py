@@ -66,7 +66,9 @@ def test_a_mistake_has_its_place() -> None:
     assert caught.value.position == 6
 
 
-@pytest.mark.parametrize("text", ["x = 1 and a->>'b' = 'c'", "a->'b' is null", "not a->>'b' = 'c'", "x and a->'b' is null"])
+@pytest.mark.parametrize(
+    "text", ["x = 1 and a->>'b' = 'c'", "a->'b' is null", "not a->>'b' = 'c'", "x and a->'b' is null"]
+)
 def test_an_arrow_that_would_swallow_a_comparison_is_refused(text: str) -> None:
     with pytest.raises(SqlError, match="in brackets"):
         parse_expression(text)
