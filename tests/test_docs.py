@@ -31,12 +31,13 @@ from resettle import errors
 from resettle.calls import Caller
 from resettle.cli import EXIT_CODES, app, main
 from resettle.connections import CONNECTORS
-from resettle.connectors.sqlite import REFUSALS as SQLITE_REFUSALS
-from resettle.engine import decision, undo, verdict
+from resettle.connectors import appsync, google_drive, s3, sqlite
+from resettle.engine import bodies, decision, undo, verdict
 from resettle.ledger import postgres as ledger_tables
 from resettle.mapping import functions, model
 from resettle.mapping.load import load
 from resettle.mapping.schema import json_schema
+from resettle.sandbox.s3 import start_s3
 from tests.contract import test_source
 from tests.contract.cases import SourceCase
 
@@ -207,7 +208,9 @@ _REASON = re.compile(r"[a-z][a-z_]+")
 
 def hold_reasons() -> set[str]:
     """Every word that the engine or a connector gives as a reason, found where they are written."""
-    found = set(decision._CONFLICTS) | set(SQLITE_REFUSALS.values())
+    found = {*decision._CONFLICTS, *bodies.COPY_FAILED}
+    found |= {*sqlite.REFUSALS.values(), *s3.REFUSALS.values(), *google_drive.REFUSED.values()}
+    found |= {word for _, kind, word in appsync.ERRORS if kind is errors.RejectedError}
     for path in SOURCES.rglob("*.py"):
         if path.name == "rollback.py":  # it keeps units, and holds none
             continue
@@ -253,6 +256,7 @@ def _documented_reasons() -> set[str]:
 
 def test_every_hold_reason_is_in_the_guide_and_no_other() -> None:
     assert {"cast", "foreign_key", "row_security", "no_key", "undecodable", "rule_failed"} <= hold_reasons()
+    assert {"unreachable", "archived", "download_quota"} <= hold_reasons()
     assert _documented_reasons() == hold_reasons()
 
 
@@ -427,6 +431,43 @@ def test_the_second_example_does_what_the_guide_says(tmp_path: Path, monkeypatch
     assert (_run("verify")[0], _run("status", "--drift")[0]) == (0, 0)
     assert _run("rollback", "1", "--execute")[0] == 0
     assert before == [database.execute(f"SELECT * FROM {n}").fetchall() for n in ("files", "links", "uses", "lessons")]
+
+
+def test_the_third_example_does_what_the_guide_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_all(GUIDE, tmp_path)
+    monkeypatch.chdir(tmp_path / "audio")
+    database = sqlite3.connect("audio.sqlite")
+    database.executescript((tmp_path / "audio" / "schema.sql").read_text())
+    guide = GUIDE.read_text("utf-8")
+    with start_s3() as s3:
+        for name in ("OLD_ENDPOINT", "NEW_ENDPOINT"):
+            monkeypatch.setenv(name, s3.endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+        s3.load("old-audio", {"2019/lake.mp3": b"lake", "2019/sea.mp3": b"the sea"})
+        s3.load("new-audio")
+        assert (_run("check")[0], _run("plan")[0]) == (0, 0)
+        code, said = _run("apply")
+        assert code == 3
+        for line in said.splitlines():
+            if line.startswith(("flow ", "recordings ", "  recordings: ")):
+                assert line in guide
+        assert "rows copied" in said
+        assert "missing_file 1" in said
+        links = database.execute("SELECT id, bytes FROM recordings ORDER BY id").fetchall()
+        assert links == [("r-1/c-1", 4), ("r-1/c-2", 4), ("r-2/c-2", 7)]
+        s3.load("old-audio", {"2019/fog.mp3": b"fog"})
+        database.execute("INSERT INTO chapters VALUES ('c-9')")
+        database.commit()
+        (flow,) = json.loads(_run("apply", "--json")[1])["flows"]
+        assert (flow["done"], flow["unchanged"]) == (2, 1)
+        assert (flow["rows"]["object"]["copy"], flow["rows"]["recording"]["create"]) == (1, 2)
+        (flow,) = json.loads(_run("apply", "--json")[1])["flows"]
+        assert (flow["done"], flow["unchanged"]) == (0, 3)
+        assert {action for counted in flow["rows"].values() for action in counted} <= {"unchanged"}
+        assert (_run("verify")[0], _run("status", "--drift")[0], _run("rehearse")[0]) == (0, 0, 2)
+        there = s3.client().head_object(Bucket="new-audio", Key="audio/r-3.mp3")
+        assert there["ContentType"] == "audio/mpeg"
 
 
 class _Service(BaseHTTPRequestHandler):

@@ -378,3 +378,25 @@ def test_what_a_units_declaration_gets_wrong_is_said_at_its_place(
     p.flows(FLOWS.replace(old, new))
     with pytest.raises(MappingError, match=message):
         p.plan()
+
+
+def test_a_unit_that_points_at_what_comes_later_is_done_by_the_run_that_brings_it(
+    project: MakeProject, database: str
+) -> None:
+    flows = """
+    people: {from: src.people, unit: id, into: app.people, columns: {id: id}}
+    pets: {from: src.pets, unit: id, into: app.pets, columns: {id: id, owner: {ref: people, on: owner}}}
+    """
+    tables = (
+        "CREATE TABLE people (id TEXT PRIMARY KEY)",
+        "CREATE TABLE pets (id TEXT PRIMARY KEY, owner TEXT REFERENCES people (id))",
+    )
+    p = project(flows, tables, target=database, people=[{"id": "p1"}], pets=[{"id": "t1", "owner": "p2"}])
+    p.apply()
+    assert p.held == {"t1": "reference_missing"}
+    before = p.remembered()
+    p.apply()
+    assert p.remembered() == before, "that it still waits is no news"
+    p.put(people=[{"id": "p1"}, {"id": "p2"}])
+    p.apply()
+    assert (p.held, p.rows("pets")) == ({}, [("t1", "p2")])

@@ -180,3 +180,76 @@ def test_a_strangers_file_is_not_overwritten(project: MakeProject, stores: Store
     p.apply()
     assert p.held == {"a": "exists_in_target"}
     assert p.rows("links") == []
+
+
+def test_a_unit_is_never_linked_to_the_file_of_another(project: MakeProject, database: str, stores: Stores) -> None:
+    stores.keep(a=b"AAA", b=b"BBB")
+    p = project_of(project, database, stores, tracks=[track("a"), track("b")])
+    p.flows(FLOWS.replace("'audio/' || id", "'audio/same'").replace(", md5: lookup_sums(file)", ""), EXTRA)
+    text = (p.root / "migration.yaml").read_text()
+    (p.root / "migration.yaml").write_text(
+        text.replace("connections:\n", "connections:\n  old: {type: memory}\n  store: {type: memory}\n")
+    )
+    for _ in range(2):
+        p.apply()
+        assert p.held == {"b": "duplicate_key"}
+    assert stores.new.shelf.files == {("objects", "audio/same"): b"AAA"}
+
+
+def test_a_record_whose_file_would_get_another_key_is_held(project: MakeProject, stores: Stores) -> None:
+    stores.keep(a=b"AAA")
+    p = project_of(project, "sqlite", stores, tracks=[track("a")])
+    p.apply()
+    text = (p.root / "migration.yaml").read_text()
+    (p.root / "migration.yaml").write_text(text.replace("'audio/' || id", "'sound/' || id"))
+    p.apply()
+    assert p.held == {"a": "key_changed"}
+    assert stores.new.shelf.puts == ["audio/a"]
+
+
+def test_files_are_linked_batch_by_batch_though_the_plan_reads_many_at_once(
+    project: MakeProject, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resettle.engine.flow.FILES", 2)
+    stores.keep(**{f"f{n}": b"x" * n for n in range(7)})
+    p = project_of(project, "sqlite", stores, tracks=[track(f"f{n}") for n in range(7)])
+    assert counts(p.plan()) == counts(p.apply())
+    assert len(p.rows("links")) == 7
+
+
+def test_a_strangers_file_that_came_between_our_look_and_our_copy_is_kept(
+    project: MakeProject, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores.keep(a=b"AAA")
+    p = project_of(project, "sqlite", stores, tracks=[track("a")])
+    put = stores.new.put
+
+    def stranger_first(*args: Any, **options: Any) -> Any:
+        stores.new.shelf.files["objects", "audio/a"] = b"theirs"
+        stores.new._list("objects", "audio/a", 6, "0")
+        return put(*args, **options)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(stores.new, "put", stranger_first)
+        p.apply()
+    assert p.units("failed") == {"a": "exists"}
+    p.apply()
+    assert p.held == {"a": "exists_in_target"}
+    assert stores.new.shelf.files["objects", "audio/a"] == b"theirs"
+
+
+@pytest.mark.parametrize("policy", ["hold", "source"])
+def test_a_reused_file_that_its_owner_changes_is_not_replaced(
+    project: MakeProject, stores: Stores, policy: str
+) -> None:
+    stores.keep(a=b"AAA")
+    stores.new.put("objects", "audio/a", stores.old.open("objects", "a"), metadata={}, replace=False)
+    p = project_of(project, "sqlite", stores, tracks=[track("a")])
+    text = (p.root / "migration.yaml").read_text()
+    (p.root / "migration.yaml").write_text(text.replace("unit: id", f"unit: id\n    on_conflict: {policy}"))
+    assert actions(p.apply()) == {"reuse": 1, "create": 1}
+    stores.new.shelf.files["objects", "audio/a"] = b"edited"
+    stores.new.create("objects", FILES, [{"key": "audio/a", "size": 6, "md5": "0"}])
+    p.apply()
+    assert p.held == {"a": "not_ours"}
+    assert stores.new.shelf.files["objects", "audio/a"] == b"edited"

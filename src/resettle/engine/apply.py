@@ -128,7 +128,9 @@ class Writer:
         """Read, decide and write every batch; ``ahead``: the next one is prepared meanwhile, in another thread."""
         options = self._flow.options
         options.progress(self._flow.name, "reading", self._counts)
-        with self._flow.prepared(ahead=ahead) as batches:
+        for copier in self._flow.copiers.values():
+            copier.target.abandon(copier.into)
+        with self._flow.prepared(ahead=ahead, rows=self._flow.rows) as batches:
             for prepared in batches:
                 options.progress(self._flow.name, "writing", self._counts)
                 for decision in self._write(prepared):
@@ -144,7 +146,10 @@ class Writer:
         """Commit a batch; several decisions if it had to be cut in parts."""
         if not len(prepared):
             return []
-        done = self._first_outside(prepared) if self._outside else None
+        done = None
+        if self._outside:
+            done = self._first_outside(prepared)
+            prepared = replace(prepared, known=self._ledger.known(self._flow.name, prepared.units))
         try:
             return [self._commit(prepared, None, done)]
         except RejectedError:

@@ -1,12 +1,17 @@
 """Bodies: which files are to be copied, and copying them.
 
-    known | present                      | action
-    ------+------------------------------+--------------------------------------------------------------
-    any   | absent                       | copy
-    no    | same size, and same checksum | reuse
-    no    | different                    | conflict; by policy source: copy, target: reuse
-    yes   | same size, and same checksum | unchanged
-    yes   | different                    | copy: what is missing or different is put right
+    known        | present                      | action
+    -------------+------------------------------+------------------------------------------------------
+    any          | absent                       | copy
+    no           | same size, and same checksum | reuse
+    yes, meant   | same size, and same checksum | unchanged
+    yes          | different                    | copy: what is different is put right
+    no, meant    | different                    | conflict; by policy target: reuse
+    reused       | different                    | conflict: it is its owner's; by policy target: reuse
+    elsewhere    | (another key than before)    | conflict
+
+A file that we did not put there is never replaced, by no policy: nobody could give it back. "meant": a run meant to
+put it there, and died before it could say that it had.
 
 Sizes and checksums count where both sides know them.
 """
@@ -31,21 +36,29 @@ UNREACHABLE = "unreachable"
 COPY_FAILED = ("gone", "changed", "exists", UNREACHABLE)
 """Reasons why a file was not copied that the next run may find gone."""
 
+NONE_KNOWN = pa.schema(
+    [("_at", pa.int64()), ("target_key", pa.string()), ("reused", pa.int64()), ("intended", pa.bool_())]
+).empty_table()
+
 _SQL = """
 WITH compared AS (
-  SELECT w._at, k._at IS NOT NULL AS known, p._key IS NOT NULL AS there,
+  SELECT w._at, k._at IS NOT NULL AS known, p._key IS NOT NULL AS there, k.target_key <> w._key AS moved,
+    k.reused = 1 AS reused, k._at IS NOT NULL AND NOT k.intended AND k.reused = 0 AS ours,
     coalesce({size}, true) AND coalesce({md5}, true) AS same
   FROM _w w LEFT JOIN _k k ON k._at = w._at
   LEFT JOIN (SELECT * FROM _p QUALIFY row_number() OVER (PARTITION BY _key) = 1) p ON p._key = w._key
 )
 SELECT CASE
+    WHEN moved THEN 'conflict'
     WHEN NOT there THEN 'copy'
     WHEN same AND known THEN 'unchanged'
     WHEN same THEN 'reuse'
-    WHEN known OR $policy = 'source' THEN 'copy'
+    WHEN ours THEN 'copy'
     WHEN $policy = 'target' THEN 'reuse'
     ELSE 'conflict' END AS _action,
-  CASE WHEN there AND NOT same AND NOT known THEN 'exists_in_target' END AS _reason, known AS _known, there AS _there
+  CASE WHEN moved THEN 'key_changed' WHEN there AND NOT same AND NOT ours
+    THEN CASE WHEN reused THEN 'not_ours' ELSE 'exists_in_target' END END AS _reason,
+  known AS _known, there AS _there
 FROM compared ORDER BY _at
 """
 
@@ -53,13 +66,21 @@ FROM compared ORDER BY _at
 def states(
     connection: duckdb.DuckDBPyConnection, rows: pa.Table, known: pa.Table, present: pa.Table, *, policy: str
 ) -> pa.Table:
-    """_action, _reason, _known and _there of each row (with _at and _key). ``known``: _at of those the ledger knows."""
+    """_action, _reason, _known and _there of each row (with _at and _key).
+
+    known:   _at, target_key, reused and intended of those the ledger knows
+    present: the files that are there, by _key
+    """
     equal = {
         name: f"w.{name} = p.{name}" if name in rows.column_names and name in present.column_names else "true"
         for name in COMPARED
     }
     wanted = rows.select(["_at", "_key", *(name for name in equal if name in rows.column_names)])
-    for name, table in (("_w", wanted), ("_k", known.select(["_at"])), ("_p", present)):
+    for name, table in (
+        ("_w", wanted),
+        ("_k", known.select(["_at", "target_key", "reused", "intended"])),
+        ("_p", present),
+    ):
         connection.register(name, table)
     try:
         return query(connection, _SQL.format(**equal), {"policy": policy})

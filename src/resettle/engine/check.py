@@ -63,20 +63,23 @@ def _targets(migration: Migration, shape: FlowShape, connections: Connections, l
     for output in shape.outputs:
         target = connections.target(output.connection)
         into = f"{output.connection}.{output.dataset}"
-        rows = target.count(output.dataset) or 0 if into not in seen else 0
-        if rows > ours:
-            yield Remark(
-                "warning" if not ours else "note",
-                f"{shape.name}: {into} holds {rows} rows, of which the ledger knows {ours}: the others stay",
-            )
-        elif into not in seen:
-            yield Remark("note", f"{shape.name}: {into} holds {rows} rows" + (", all ours" if rows else ""))
+        if into not in seen:
+            yield _held(shape.name, into, target.count(output.dataset), ours)
         if into not in seen:
             yield from _rights(into, output)
             yield from _triggers(into, output, target)
         seen.add(into)
         yield from _unowned(output)
         yield from _narrower(into, output)
+
+
+def _held(flow: str, into: str, rows: int | None, ours: int) -> Remark:
+    if rows is None:
+        return Remark("note", f"{flow}: {into} holds an unknown number of rows")
+    if rows <= ours:
+        return Remark("note", f"{flow}: {into} holds {rows} rows" + (", all ours" if rows else ""))
+    message = f"{flow}: {into} holds {rows} rows, of which the ledger knows {ours}: the others stay"
+    return Remark("note" if ours else "warning", message)
 
 
 def _rights(into: str, output: OutputShape) -> Iterator[Remark]:

@@ -152,7 +152,7 @@ class Decider:
         if output.patch:
             return self._patched(output, wanted, known, lock=lock)
         if output.body:
-            return self._copied(output, wanted, known)
+            return self._copied(number, output, wanted, known)
         wanted = rekeyed(self._db, output, wanted, known)
         wanted = renumbered(self._db, wanted, known) if output.settles else wanted
         dataset = (output.connection, output.dataset)
@@ -209,7 +209,7 @@ class Decider:
             rows = set_column(rows, name, values)
         return rows, present
 
-    def _copied(self, output: OutputShape, wanted: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table]:
+    def _copied(self, number: int, output: OutputShape, wanted: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table]:
         """A file that is to be copied always is looked for: what is missing or different is copied."""
         columns = [c for name in (*output.key_names, *bodies.COMPARED) if (c := output.schema.column(name))]
         present = self._fetch_columns(output, wanted, columns, lock=False)
@@ -223,7 +223,7 @@ class Decider:
         for name in ("_action", "_reason", "_known"):
             rows = set_column(rows, name, found[name])
         rows = rows.drop_columns(["_at"]).append_column("_there", found["_there"])
-        return self._duplicates(output, rows), present
+        return self._duplicates(output, self._taken(number, output, rows)), present
 
     def _taken(self, number: int, output: OutputShape, rows: pa.Table) -> pa.Table:
         """A row that is there for another unit is not taken: two records would become one."""

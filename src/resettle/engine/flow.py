@@ -39,6 +39,8 @@ from resettle.mapping.sql import Parsed, SqlError, parse_expression
 from resettle.middleware.readahead import Ahead, batches
 
 SAMPLE_ROWS = 1000
+FILES = 500
+"""Records of a flow that copies files in one transaction, at most."""
 
 
 class Connections(Protocol):
@@ -101,8 +103,14 @@ class FlowRun:
     copiers: Mapping[str, Copier] = field(default_factory=dict)
     """How each output with a body gets its files."""
 
+    @property
+    def rows(self) -> int:
+        """Records in one transaction: few where files are copied first, or nothing would point at them for hours."""
+        files = any(output.body for output in self.shape.outputs)
+        return min(self.options.batch_size, FILES) if files else self.options.batch_size
+
     @contextmanager
-    def prepared(self, *, ahead: bool = True) -> Iterator[Iterator[Prepared]]:
+    def prepared(self, *, ahead: bool = True, rows: int | None = None) -> Iterator[Iterator[Prepared]]:
         """Batches read and decoded in ``workers`` threads and shaped in another, while this one writes.
 
         Without ``ahead`` this one prepares them too, as and when it asks for them.
@@ -110,7 +118,7 @@ class FlowRun:
         read = batches(
             self.source,
             self.dataset,
-            rows=self.options.batch_size,
+            rows=rows or self.options.batch_size,
             workers=self.options.workers,
             limit=self.options.limit,
             look=self.feed.look,

@@ -16,7 +16,7 @@ from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_duckdb
 from resettle.engine.images import image_sql, with_known
 from resettle.engine.statements import FlowShape, OutputShape
-from resettle.ledger.records import Record
+from resettle.ledger.records import AWAITING, Record
 from resettle.mapping.columns import literal, quote
 from resettle.mapping.functions import query
 
@@ -194,6 +194,16 @@ def _with_known(connection: duckdb.DuckDBPyConnection, images: pa.Table, made: D
     return with_known(connection, images, known).select(_IMAGES.names).cast(_IMAGES)
 
 
+def _without_still_awaiting(units: pa.Table, known: pa.Table) -> pa.Table:
+    """A unit that waits for the same thing as before is no news."""
+    before = known.filter(pc.is_in(known["reason"], pa.array(AWAITING)))
+    if not before.num_rows:
+        return units
+    at = pc.index_in(units["_unit"], before["unit"].combine_chunks())
+    same = pc.equal(before["reason"].combine_chunks().take(at.combine_chunks()), units["reason"].combine_chunks())
+    return units.filter(pc.invert(pc.fill_null(same, False)))
+
+
 def _all_plainly_done(decision: Decision, prepared: Prepared) -> bool:
     """A cheap look for the plain case: new units, none held or warned, each with its one row."""
     units = decision.units
@@ -222,7 +232,7 @@ def _units(decision: Decision, prepared: Prepared) -> pa.Table:
     known = prepared.known.units
     noted = known.filter(pc.is_valid(known["status"]))["unit"].combine_chunks()
     wanted = pc.or_(pc.or_(odd, rowless), pc.or_(pc.is_valid(units["warnings"]), pc.is_in(units["_unit"], noted)))
-    kept = units.filter(wanted)
+    kept = _without_still_awaiting(units.filter(wanted), known)
     settled = pc.if_else(
         pc.is_in(kept["status"], pa.array([str(Status.DONE), str(Status.UNCHANGED)])),
         str(Status.DONE),

@@ -39,6 +39,7 @@ from resettle.mapping.load import Migration
 
 KEPT = 100
 """Findings of one kind that are listed; all are counted."""
+_FILE = {"missing": "no such file", "differs": "another size or checksum"}
 
 
 @dataclass(frozen=True)
@@ -310,11 +311,11 @@ class _FlowChecker:
         there = self._run.targets[output.connection].fetch(output.dataset, keys, [column.name for column in columns])
         present = self._keyed(output, as_wire(there, columns))
         rows = rows.append_column("_at", pa.array(range(rows.num_rows)))
-        found = bodies.states(self._db, rows, rows, present, policy="hold")
-        for (unit, key), state in zip(_pairs(rows), found.to_pylist(), strict=True):
-            if state["_action"] == "copy":
-                kind, what = ("differs", "another size or checksum") if state["_there"] else ("missing", "no such file")
-                self._verified.add(Finding(self._run.name, kind, f"{output.dataset}: {what}", unit, key))
+        found = bodies.states(self._db, rows, bodies.NONE_KNOWN, present, policy="hold")["_action"].to_pylist()
+        for (unit, key), action in zip(_pairs(rows), found, strict=True):
+            if action != "reuse":
+                kind = "missing" if action == "copy" else "differs"
+                self._verified.add(Finding(self._run.name, kind, f"{output.dataset}: {_FILE[kind]}", unit, key))
 
     def _keyed(self, output: OutputShape, present: pa.Table) -> pa.Table:
         self._db.register("_p", as_duckdb(present, output.columns))

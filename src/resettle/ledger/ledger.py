@@ -20,7 +20,7 @@ from resettle.batch import Status
 from resettle.connector import Sql
 from resettle.errors import LedgerError, LedgerVersionError
 from resettle.ledger import d1, postgres, sqlite
-from resettle.ledger.records import ROWS, UNITS, Hashes, Known, Record, Run, Seen, nothing_known
+from resettle.ledger.records import AWAITING, ROWS, UNITS, Hashes, Known, Record, Run, Seen, nothing_known
 from resettle.ledger.runs import Runs
 from resettle.ledger.undo import Undoing
 
@@ -140,7 +140,7 @@ class Ledger(Runs, Undoing):
         if flow not in self._flows:
             return Seen(np.empty(0, np.int64))
         number = self._flows[flow]
-        settled = f"units WHERE flow = {number} AND raw IS NOT NULL AND NOT retry AND status"
+        settled = f"units WHERE flow = {number} AND raw IS NOT NULL AND NOT retry AND {_lasting()} AND status"
         kinds = self._sql.execute(f"SELECT DISTINCT status, reason FROM {self._p}{settled} IN ('held', 'skipped')")
         others = [
             (str(status), reason, self._hashes(f"{settled} = '{status}' AND {_is(reason)}")) for status, reason in kinds
@@ -289,6 +289,12 @@ class Ledger(Runs, Undoing):
                 ([waive] if waive else []) + parameters,
             )
         return count
+
+
+def _lasting() -> str:
+    """SQL for units that wait for nothing that another flow may bring."""
+    reasons = ", ".join(f"'{reason}'" for reason in AWAITING)
+    return f"coalesce(reason, '') NOT IN ({reasons})"
 
 
 def _is(reason: str | None) -> str:

@@ -63,6 +63,10 @@ class Record:
     """Whether some of what was created was intended before by this run."""
 
 
+AWAITING = ("reference_missing", "foreign_key")
+"""Reasons of held units that every run looks at again: what they point at may have come."""
+
+
 def nothing_known() -> Known:
     """What is known of units that no run ever saw."""
     return Known(UNITS.empty_table(), ROWS.empty_table())
