@@ -71,6 +71,7 @@ PYTHON_ROWS = {
     "engine/patch.py": "JSON documents, edited as text one by one",
     "engine/bodies.py": "files, with a call or more for each",
     "engine/effects.py": "refused rows of targets without transactions, one by one",
+    "engine/explain.py": "one record's rows, for a person",
     "engine/assertions.py": "constraints by name",
     "engine/decide.py": "the numbers of column sets",
     "engine/decision.py": "records in conflict, to explain them",

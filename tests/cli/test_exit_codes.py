@@ -168,6 +168,21 @@ def test_held_records_end_with_3_and_are_listed_with_their_reason(run: Run, fold
     assert "people.name: NOT NULL" in out
 
 
+def test_a_conflict_shows_what_is_there_and_what_we_would_write_and_values_on_request_only(
+    run: Run, folder: Path
+) -> None:
+    run("apply")
+    with sqlite3.connect(folder / "app.sqlite") as database:
+        database.execute("UPDATE people SET name = 'Eve' WHERE id = 'a'")
+    (folder / "data" / "people.jsonl").write_text('{"id":"a","name":"Anna"}\n{"id":"b","name":"Ben"}\n')
+    assert run("apply")[0] == 3
+    code, out, _ = run("held", "show", "a")
+    assert (code, "somebody changed it since" in out, "Eve" in out) == (0, True, False)
+    assert "name: now Eve | we would write Anna" in run("held", "show", "a", "--show-values")[1]
+    found = json.loads(run("held", "show", "a", "--json")[1])["held"][0]["rows"]
+    assert found == [{"output": "row", "key": "a", "wrote": 1, "as_left": False, "differ": {"name": {}}}]
+
+
 def test_held_records_are_replayed_once_they_are_right(run: Run, folder: Path) -> None:
     path = folder / "data" / "people.jsonl"
     path.write_text('{"id":"a","name":"Ann"}\n{"id":"b","name":null}\n')

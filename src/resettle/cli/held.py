@@ -19,6 +19,7 @@ from resettle.cli.options import (
     Json,
     Listed,
     MigrationPath,
+    ShowValues,
     Var,
     Verbose,
     Yes,
@@ -28,9 +29,11 @@ from resettle.cli.options import (
     print_json,
 )
 from resettle.engine import apply as applying
+from resettle.engine import explain as explaining
 from resettle.engine.flow import Options
 from resettle.errors import ConfigError
 from resettle.report import summary
+from resettle.report.sides import print_sides, side_json
 
 app = typer.Typer(help="See, export, replay and waive held records.", no_args_is_help=True)
 
@@ -87,21 +90,27 @@ def show(
     env: Env = None,
     var: Var = None,
     select: Flow = None,
+    show_values: ShowValues = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show one held record: why, since when, and what to run next."""
+    """Show one held record: why, what is there now, what would be written, and what to run next."""
     with opened("held-show", migration, env, var, json=json, verbose=verbose) as o:
-        found = [one for one in o.connections.ledger().units("held", select) if one["unit"] == unit]
+        ledger = o.connections.ledger()
+        found = [one for one in ledger.units("held", select) if one["unit"] == unit]
+        for one in found:
+            now = datetime.now(UTC)
+            one["rows"] = explaining.explain(o.migration, o.connections, ledger, o.options, now, one["flow"], unit)
     if not found:
         raise ConfigError(f"no held record has the key `{unit}`", hint="resettle held list")
     if json:
-        print_json({"held": found})
+        print_json({"held": [{**one, "rows": [side_json(r, show_values) for r in one["rows"]]} for one in found]})
         return
     for one in found:
         out.print(f"[bold]{one['flow']}[/] {one['unit']}", highlight=False)
         for name in ("reason", "detail", "warnings", "first_run", "last_run", "attempts"):
             out.print(f"  {name.replace('_', ' ')}: {one[name]}", highlight=False)
+        print_sides(out, one["rows"], show_values=show_values)
         out.print(f"  next: correct it, then resettle held replay {one['unit']}", highlight=False)
 
 
