@@ -120,6 +120,7 @@ class SQLite:
         self._schemas: dict[str, Schema] = {}
         self._writer: sqlite3.Connection | None = None
         self._writing = threading.Lock()
+        self._paging = threading.Lock()
 
     def datasets(self) -> Sequence[str]:
         rows = self._rows(
@@ -169,10 +170,12 @@ class SQLite:
         try:
             while True:
                 sql = self._next_page(schema, order, bool(after), bool(until))
-                found = self._call(page, connection, sql, (*after, *until, rows))
-                if not found:
+                with self._paging:  # two at once are slower than one after the other: both need Python's lock
+                    found = self._call(page, connection, sql, (*after, *until, rows))
+                    table = decoded(schema, found) if found else None
+                if table is None:
                     return
-                yield Batch(partition.dataset, decoded(schema, found))
+                yield Batch(partition.dataset, table)
                 after = found[-1][len(schema.columns) :]
         finally:
             connection.close()
