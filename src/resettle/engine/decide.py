@@ -35,9 +35,9 @@ from resettle.engine.decision import (
     trouble_of,
 )
 from resettle.engine.feed import Prepared
-from resettle.engine.fingerprint import as_duckdb, as_wire, key_sql, wire_schema
+from resettle.engine.fingerprint import as_wire, wire_schema
 from resettle.engine.links import Links, key_hashes
-from resettle.engine.present import keyed_rows, with_updates
+from resettle.engine.present import keyed, keyed_rows, with_updates
 from resettle.engine.settle import NOTHING_MADE, renumbered, settler
 from resettle.engine.shape import Settle
 from resettle.engine.statements import FlowShape, OutputShape
@@ -59,8 +59,8 @@ class Decider:
         ledger: Ledger,
     ) -> None:
         self._shape, self._targets, self._db, self._foreseen = shape, targets, connection, foreseen
-        self._ledger, self._shapes, outputs = ledger, ledger.shapes(shape.name), ledger.outputs(shape.name)
-        self._numbers = [outputs.get(output.name, index) for index, output in enumerate(shape.outputs)]
+        self._ledger, self._shapes = ledger, ledger.shapes(shape.name)
+        self._numbers = ledger.numbers(shape.name, [output.name for output in shape.outputs])
         self._alone = len(shape.outputs) == 1 and not any(
             foreseen.of((o.connection, o.dataset), o.key_names) for o in shape.outputs
         )
@@ -177,12 +177,12 @@ class Decider:
         asked = asked.filter(asked["_there"]) if output.settles else asked
         shapes = [s for s in pc.unique(matched["shape"]).to_pylist() if s in self._shapes]
         present = self._fetch(output, asked, shapes, lock=lock)
-        keyed = keyed_rows(self._db, output, present, matched, wanted, {s: self._shapes[s] for s in shapes})
+        compared = keyed_rows(self._db, output, present, matched, wanted, {s: self._shapes[s] for s in shapes})
         found = compare(
             self._db,
             wanted.select(["_at", "_key", "_fp"]),
             matched.select(["_at", "same", "intended", "reused", "target_key"]),
-            keyed,
+            compared,
             match=bool(output.match),
             policy=self._shape.flow.on_conflict,
         )
@@ -190,17 +190,14 @@ class Decider:
         for name in ("_action", "_reason", "_known", "_present"):
             rows = rows.append_column(name, found[name])
         rows = self._taken(number, output, with_updates(self._db, output, rows, present))
-        return rows, present.append_column("_key", keyed["_key"])
+        return rows, present.append_column("_key", compared["_key"])
 
     def _patched(
         self, output: OutputShape, wanted: pa.Table, known: pa.Table, *, lock: bool
     ) -> tuple[pa.Table, pa.Table]:
         """A patch always looks: the row is somebody else's, and what is missing or different is put right."""
         columns = [c for name in (*output.names, *output.edits) if (c := output.schema.column(name))]
-        present = self._fetch_columns(output, wanted, columns, lock=lock)
-        self._db.register("_p", as_duckdb(present, columns))
-        present = present.append_column("_key", query(self._db, f"SELECT {key_sql(output.key)} AS k FROM _p")["k"])
-        self._db.unregister("_p")
+        present = keyed(self._db, output, self._fetch_columns(output, wanted, columns, lock=lock))
         wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
         remembered = pc.is_in(wanted["_at"], self._match_known(wanted, known)["_at"].combine_chunks())
         rows = decided_all(wanted.drop_columns(["_at"]), Action.UNCHANGED, known=False)
@@ -212,10 +209,7 @@ class Decider:
     def _copied(self, number: int, output: OutputShape, wanted: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table]:
         """A file that is to be copied always is looked for: what is missing or different is copied."""
         columns = [c for name in (*output.key_names, *bodies.COMPARED) if (c := output.schema.column(name))]
-        present = self._fetch_columns(output, wanted, columns, lock=False)
-        self._db.register("_p", as_duckdb(present, columns))
-        present = present.append_column("_key", query(self._db, f"SELECT {key_sql(output.key)} AS k FROM _p")["k"])
-        self._db.unregister("_p")
+        present = keyed(self._db, output, self._fetch_columns(output, wanted, columns, lock=False))
         wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
         matched = self._match_known(wanted, known)
         rows = decided_all(wanted, Action.COPY, known=False)

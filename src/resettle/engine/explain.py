@@ -14,13 +14,14 @@ from resettle.engine.alternate import rekeyed
 from resettle.engine.count import show
 from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Prepared
-from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprints, key_sql
+from resettle.engine.fingerprint import as_wire, fingerprints
 from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced
-from resettle.engine.settle import NOTHING_MADE, renumbered, settler
+from resettle.engine.present import keyed
+from resettle.engine.settle import looking, renumbered
 from resettle.engine.statements import OutputShape
 from resettle.engine.verify import differing
 from resettle.ledger.ledger import Ledger
-from resettle.mapping.functions import connect, query
+from resettle.mapping.functions import connect
 from resettle.mapping.load import Migration
 
 
@@ -65,8 +66,8 @@ def explain(
 class _Explainer:
     def __init__(self, run: FlowRun, ledger: Ledger, prepared: Prepared) -> None:
         self._run, self._prepared, self._db = run, prepared, connect()
-        self._shapes, outputs = ledger.shapes(run.name), ledger.outputs(run.name)
-        self._numbers = [outputs.get(output.name, place) for place, output in enumerate(run.shape.outputs)]
+        self._shapes = ledger.shapes(run.name)
+        self._numbers = ledger.numbers(run.name, [output.name for output in run.shape.outputs])
         self._ledger = ledger
         self._written: dict[tuple[str, int], dict[str, Any]] = {}
 
@@ -74,8 +75,7 @@ class _Explainer:
         known, targets = self._prepared.known, self._run.targets
         mine = (one for one in self._ledger.trace(unit) if "output" in one and one["flow"] == self._run.name)
         self._written = {(one["output"], one["n"]): one for one in mine if one["unit"] == unit}
-        look = settler(self._db, targets, known, self._numbers, lambda _: NOTHING_MADE, lambda _: True, lock=False)
-        shaped = self._prepared.shaped_with(look)
+        shaped = self._prepared.shaped_with(looking(self._db, targets, known, self._numbers))
         for number, output, wanted in zip(self._numbers, self._run.shape.outputs, shaped.outputs, strict=True):
             before = known.rows.filter(pc.equal(known.rows["output"], number))
             rows = rekeyed(self._db, output, wanted.filter(pc.equal(wanted["_unit"], unit)), before)
@@ -87,9 +87,7 @@ class _Explainer:
         target = self._run.targets[output.connection]
         keys = as_wire(rows.select(list(output.key_names)), output.key)
         present = as_wire(target.fetch(output.dataset, keys, output.names), output.columns)
-        self._db.register("_p", as_duckdb(present, output.columns))
-        there = query(self._db, f"SELECT {key_sql(output.key)} AS k FROM _p")["k"].combine_chunks()
-        self._db.unregister("_p")
+        there = keyed(self._db, output, present)["_key"].combine_chunks()
         for place, key in enumerate(rows["_key"].to_pylist()):
             at = pc.index(there, key).as_py()
             mine = known.filter(pc.equal(known["n"], rows["_n"][place]))

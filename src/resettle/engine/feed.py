@@ -136,8 +136,7 @@ class Feed:
         """Late shaping is done in another thread than preparing."""
         self._seed = literal(f"{digest}/{duckdb.__version__}")
         self._started_at, self._where, self._only = started_at, where, only
-        outputs = ledger.outputs(shape.name)
-        self._numbers = [outputs.get(output.name, place) for place, output in enumerate(shape.outputs)]
+        self._numbers = ledger.numbers(shape.name, [output.name for output in shape.outputs])
         self._remembers = ledger.remembers(shape.name)
         trusting = self._remembers and not fresh and only is None and not shape.looks
         self._seen = ledger.seen(shape.name) if trusting else _nothing_seen()

@@ -42,6 +42,16 @@ def keyed_rows(
     return keys.append_column("_left", pc.is_in(keys["_at"], ats.combine_chunks()))
 
 
+def keyed(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table) -> pa.Table:
+    """Fetched rows with their key as text, _key."""
+    columns = [column for column in output.schema.columns if column.name in rows.column_names]
+    connection.register("_p", as_duckdb(rows, columns))
+    try:
+        return rows.append_column("_key", query(connection, f"SELECT {key_sql(output.key)} AS k FROM _p")["k"])
+    finally:
+        connection.unregister("_p")
+
+
 def with_updates(
     connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table, present: pa.Table
 ) -> pa.Table:

@@ -27,9 +27,10 @@ from resettle.engine.assertions import assertions, orphans, probes
 from resettle.engine.count import show
 from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Prepared
-from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprints, key_sql
+from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprints
 from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, selected
-from resettle.engine.settle import NOTHING_MADE, renumbered, settler
+from resettle.engine.present import keyed
+from resettle.engine.settle import looking, renumbered
 from resettle.engine.shape import Shaped
 from resettle.engine.statements import OutputShape
 from resettle.ledger.ledger import Ledger
@@ -173,8 +174,7 @@ class _FlowChecker:
         total = ledger.count_rows().get(run.name, {}).get("units", 0)
         self._share = min(1.0, sample / total) if sample and total else 1.0
         self._seed = seed
-        numbers = ledger.outputs(run.name)
-        self._numbers = [numbers.get(output.name, index) for index, output in enumerate(run.shape.outputs)]
+        self._numbers = ledger.numbers(run.name, [output.name for output in run.shape.outputs])
         self._applied = 0
 
     def run_all(self, *, whole: bool) -> None:
@@ -196,16 +196,7 @@ class _FlowChecker:
         self._checked.read += prepared.read
         if not len(prepared):
             return
-        settle = settler(
-            self._db,
-            self._run.targets,
-            prepared.known,
-            self._numbers,
-            lambda _: NOTHING_MADE,
-            lambda _: True,
-            lock=False,
-        )
-        shaped = prepared.shaped_with(settle)
+        shaped = prepared.shaped_with(looking(self._db, self._run.targets, prepared.known, self._numbers))
         units = self._expected(prepared, shaped)
         for number, output, wanted in zip(self._numbers, self._run.shape.outputs, shaped.outputs, strict=True):
             known = prepared.known.rows
@@ -266,7 +257,7 @@ class _FlowChecker:
         present = as_wire(
             target.fetch(output.dataset, rows.select(list(output.key_names)), output.names), output.columns
         )
-        present = self._keyed(output, present)
+        present = keyed(self._db, output, present)
         at = pc.index_in(rows["_key"], present["_key"].combine_chunks())
         for unit, key in _pairs(rows.filter(pc.is_null(at))):
             self._verified.add(Finding(self._run.name, "missing", f"{output.dataset}: the row is not there", unit, key))
@@ -297,7 +288,7 @@ class _FlowChecker:
         columns = [c for name in (*output.names, *output.edits) if (c := output.schema.column(name))]
         keys = as_wire(rows.select(list(output.key_names)).group_by(list(output.key_names)).aggregate([]), output.key)
         there = self._run.targets[output.connection].fetch(output.dataset, keys, [column.name for column in columns])
-        present = self._keyed(output, as_wire(there, columns))
+        present = keyed(self._db, output, as_wire(there, columns))
         actions, _ = patching.states(self._db, output, rows, present)
         wrong = rows.filter(pc.not_equal(actions, "unchanged"))
         for unit, key in _pairs(wrong):
@@ -309,19 +300,13 @@ class _FlowChecker:
         columns = [c for name in (*output.key_names, *bodies.COMPARED) if (c := output.schema.column(name))]
         keys = as_wire(rows.select(list(output.key_names)), output.key)
         there = self._run.targets[output.connection].fetch(output.dataset, keys, [column.name for column in columns])
-        present = self._keyed(output, as_wire(there, columns))
+        present = keyed(self._db, output, as_wire(there, columns))
         rows = rows.append_column("_at", pa.array(range(rows.num_rows)))
         found = bodies.states(self._db, rows, bodies.NONE_KNOWN, present, policy="hold")["_action"].to_pylist()
         for (unit, key), action in zip(_pairs(rows), found, strict=True):
             if action != "reuse":
                 kind = "missing" if action == "copy" else "differs"
                 self._verified.add(Finding(self._run.name, kind, f"{output.dataset}: {_FILE[kind]}", unit, key))
-
-    def _keyed(self, output: OutputShape, present: pa.Table) -> pa.Table:
-        self._db.register("_p", as_duckdb(present, output.columns))
-        keys = query(self._db, f"SELECT {key_sql(output.key)} AS _key FROM _p")["_key"]
-        self._db.unregister("_p")
-        return present.append_column("_key", keys)
 
     def _differences(self, output: OutputShape, wanted: pa.Table, found: pa.Table, same: pa.Array) -> None:
         mine = wanted["_fp"].cast(pa.binary()).combine_chunks()

@@ -111,6 +111,11 @@ class Ledger(Runs, Undoing):
         found = self._sql.execute(f"SELECT outputs FROM {self._p}flows WHERE flow = %s", (self._flows[flow],))
         return {name: number for number, name in enumerate(json.loads(found[0][0]))}
 
+    def numbers(self, flow: str, names: Sequence[str]) -> list[int]:
+        """The number of each output; its place, where nothing is remembered of it yet."""
+        known = self.outputs(flow)
+        return [known.get(name, place) for place, name in enumerate(names)]
+
     def shape(self, flow: str, output: int, into: str, key: Sequence[str], columns: Sequence[str]) -> int:
         """The number of the column set that a fingerprint was made of; numbered if it is new."""
         text = json.dumps({"into": into, "key": list(key), "columns": list(columns)})
