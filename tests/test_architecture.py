@@ -15,20 +15,32 @@ MODULES = sorted(SOURCES.rglob("*.py"))
 MAY_IMPORT = {
     "errors": set(),
     "memory": set(),
+    "private": {"errors"},
     "batch": {"errors"},
     "connector": {"batch", "errors"},
     "calls": {"connector", "batch", "errors"},
-    "mapping": {"connector", "batch", "errors"},
+    "mapping": {"private", "connector", "batch", "errors"},
     "ledger": {"connector", "batch", "errors"},
     "middleware": {"connector", "batch", "errors"},
-    "connectors": {"calls", "connector", "batch", "errors"},
-    "engine": {"middleware", "ledger", "mapping", "calls", "connector", "batch", "errors"},
-    "connections": {"connectors", "middleware", "ledger", "mapping", "calls", "connector", "batch", "errors"},
-    "report": {"engine", "batch", "errors"},
+    "connectors": {"private", "calls", "connector", "batch", "errors"},
+    "engine": {"private", "middleware", "ledger", "mapping", "calls", "connector", "batch", "errors"},
+    "connections": {
+        "private",
+        "connectors",
+        "middleware",
+        "ledger",
+        "mapping",
+        "calls",
+        "connector",
+        "batch",
+        "errors",
+    },
+    "report": {"private", "engine", "batch", "errors"},
     "sandbox": {"errors"},
     "__init__": {"connections", "engine", "mapping", "errors"},
     "cli": {
         "memory",
+        "private",
         "connections",
         "report",
         "sandbox",
@@ -41,7 +53,7 @@ MAY_IMPORT = {
     },
 }
 """Each part and what it may import besides itself. memory sets the process's
-allocator; report draws the engine's data classes; cli joins everything."""
+allocator; private makes files; report draws the engine's data classes; cli joins everything."""
 
 SHARED_PIECES = {"_lines", "_dynamodb_json", "_rowwise", "_sql", "_sqlite"}
 """Pieces that several connectors use; every other `_x` belongs to the connector whose name it begins with."""
@@ -68,6 +80,7 @@ PYTHON_ROWS = {
     "mapping/functions.py": "Python functions of a migration, exact JSON and exact numbers, by value",
     "engine/problems.py": "records in trouble, to explain them",
     "engine/lookups.py": "lookups as functions: a dictionary, asked by value",
+    "engine/outcomes.py": "records with a status, to list them",
     "engine/patch.py": "JSON documents, edited as text one by one",
     "engine/bodies.py": "files, with a call or more for each",
     "engine/effects.py": "refused rows of targets without transactions, one by one",
@@ -85,6 +98,7 @@ PYTHON_ROWS = {
     "engine/rollback.py": "units of a rollback, to look them up",
     "engine/drift.py": "rows that drifted, to list them",
     "engine/count.py": "counts by word; a handful of samples",
+    "engine/landed.py": "patches and files, looked at one by one",
     "engine/verify.py": "rows that differ, to name their columns; a handful of spot checks",
     "engine/export.py": "lines to write, as text",
     "engine/profile.py": "counts by class",
@@ -94,6 +108,7 @@ PYTHON_ROWS = {
 WAITS = {
     "calls.py": "Caller and Pace",
     "sandbox/postgres.py": "waits for the server that it starts",
+    "sandbox/_drive_http.py": "answers as slowly as it is told",
 }
 
 

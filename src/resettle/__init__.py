@@ -11,10 +11,12 @@ with resettle.connect(migration) as connections:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from resettle.connections import Connections
 from resettle.engine import apply as _apply
+from resettle.engine import outcomes as _outcomes
 from resettle.engine import plan as _plan
 from resettle.engine import rehearse as _rehearse
 from resettle.engine import rollback as _rollback
@@ -22,7 +24,19 @@ from resettle.engine import verify as _verify
 from resettle.engine.flow import Options
 from resettle.mapping.load import Migration, load
 
-__all__ = ["Connections", "Migration", "Options", "apply", "connect", "load", "plan", "rehearse", "rollback", "verify"]
+__all__ = [
+    "Connections",
+    "Migration",
+    "Options",
+    "apply",
+    "connect",
+    "load",
+    "outcomes",
+    "plan",
+    "rehearse",
+    "rollback",
+    "verify",
+]
 
 
 def connect(migration: Migration) -> Connections:
@@ -58,6 +72,18 @@ def rollback(
     if not execute:
         return _rollback.plan_rollback(migration, connections, ledger, chosen, run)
     return _rollback.rollback(migration, connections, ledger, chosen, _now(), run)
+
+
+def outcomes(
+    migration: Migration,
+    connections: Connections,
+    *statuses: str,
+    reason: str | None = None,
+    options: Options | None = None,
+) -> Iterator[_outcomes.Outcome]:
+    """Records that are pending, done, partial, skipped, held or failed; why, and what they became."""
+    chosen = options or Options()
+    return _outcomes.outcomes(migration, connections, connections.ledger(), chosen, statuses, reason=reason)
 
 
 def verify(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import ipaddress
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import tenacity
 
@@ -17,6 +19,29 @@ from resettle.errors import ConnectorError, TransientError
 P = ParamSpec("P")
 T = TypeVar("T")
 Translate = Callable[[BaseException], ConnectorError | None]
+
+_CREDIT = 1 / 6
+"""The part of a window that is made up for when nothing was asked meanwhile."""
+_GAP, _LONGEST_GAP = 1.0, 8.0
+"""Seconds between two calls that ask whether a quota is free again: the first, and at most."""
+_USED = 0.99
+"""The part of a quota that is used: calls do not arrive as evenly as they are sent, nor minutes begin together."""
+_MARGIN, _GROWTH = 0.98, 0.01
+"""What of a quota that was learned is used, and by what part it grows in its first window without a refusal."""
+
+
+def on_this_machine(host: str) -> bool:
+    """Whether a host's name or address leads nowhere else."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def in_the_open(url: str) -> bool:
+    """Whether what is sent there could be read on its way: it goes elsewhere without TLS."""
+    given = urlsplit(url)
+    return given.scheme != "https" and not on_this_machine(given.hostname or "")
 
 
 class Pace:
@@ -41,8 +66,8 @@ class Pace:
         self._started, self._spent = clock(), 0.0
         self._halved = float("-inf")
 
-    def wait(self, cost: float = 1.0) -> None:
-        """Block until ``cost`` units may be spent."""
+    def wait(self, cost: float = 1.0) -> float:
+        """Block until ``cost`` units may be spent; gives the time it then is."""
         with self._lock:
             self._spent += cost
             now = self._clock()
@@ -52,8 +77,12 @@ class Pace:
                 self.rate = self.rate * 1.005 if self.ceiling is None else min(self.ceiling, self.rate * 1.005)
         if start > now:
             self._sleep(start - now)
+        return self._clock()
 
-    def throttled(self, retry_after: float | None = None) -> None:
+    def accepted(self, cost: float, began: float) -> None:
+        """The service let a call through that began at that time."""
+
+    def throttled(self, retry_after: float | None = None, began: float = float("inf")) -> None:
         """The service refused for speed: halve the rate, once a second however many threads were refused.
 
         Where it said how long to wait (seconds), no thread goes on before that.
@@ -67,6 +96,118 @@ class Pace:
             achieved = self._spent / max(now - self._started, 0.1)
             floor = self.ceiling / 50 if self.ceiling else 0.1
             self.rate = max((self.rate or achieved) / 2, floor)
+
+
+class _Spent:
+    """What was spent in the last window: when, and how much, in order."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, float]] = deque()
+        self.sum = 0.0
+
+    def add(self, when: float, units: float) -> None:
+        self._kept.append((when, units))
+        self.sum += units
+
+    def forget(self, before: float) -> None:
+        while self._kept and self._kept[0][0] <= before:
+            self.sum -= self._kept.popleft()[1]
+
+    def room(self, most: float) -> float:
+        """When that was spent which has to be forgotten before the rest is no more than that."""
+        left = self.sum
+        for when, units in self._kept:
+            if left <= most:
+                break
+            left -= units
+            last = when
+        return last if left < self.sum else float("-inf")
+
+
+class Quota(Pace):
+    """A limit of so many units in a window of some seconds, which is learned where the service allows less.
+
+    A refusal says that a window's units are used up: they are what was let through in the last one. Until something
+    is let through again, one call at a time asks, after longer and longer waits. The longer nothing is refused, the
+    faster the rate grows back: by a hundredth in the first window, by twice as much in each that follows.
+    """
+
+    def __init__(
+        self,
+        units: float,
+        window: float = 60.0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        rate = units / window * _USED
+        super().__init__(rate, clock=clock, sleep=sleep)
+        self.rate: float = rate
+        self._window = window
+        self._sent, self._passed = _Spent(), _Spent()
+        self._refused: float | None = None
+        """When the last call began that was refused; None once one was let through."""
+        self._gap = 0.0
+        self._grown, self._growth = clock(), _GROWTH
+
+    def wait(self, cost: float = 1.0) -> float:
+        """Block until ``cost`` units may be spent; gives the time it then is."""
+        while True:
+            with self._lock:
+                now = self._clock()
+                refused = self._refused is not None
+                start = max(now, self._next) if refused else self._booked(now, cost)
+                if refused and start == now:
+                    self._next = now + self._gap
+            if start > now:
+                self._sleep(start - now)
+            with self._lock:
+                # Who waited for its turn meanwhile waits for the one that asks.
+                if self._refused is None or (refused and start == now):
+                    return self._clock()
+
+    def _booked(self, now: float, cost: float) -> float:
+        """The moment for so many units. Time in which nothing was asked is made up for, but in no window more goes out
+        than one holds: after a burst that is when what went out a window ago falls out of it."""
+        self._grow(now)
+        due = max(self._next, now - _CREDIT * self._window)
+        self._next = due + cost / self.rate
+        self._sent.forget(now - self._window)
+        start = max(now, due, self._sent.room(self.rate * self._window - cost) + self._window)
+        self._sent.add(start, cost)
+        return start
+
+    def accepted(self, cost: float, began: float) -> None:
+        with self._lock:
+            now = self._clock()
+            self._passed.add(now, cost)
+            self._passed.forget(now - self._window)
+            if self._refused is not None and began > self._refused:
+                self._refused, self._next = None, now
+                self._grown, self._growth = now, _GROWTH
+
+    def throttled(self, retry_after: float | None = None, began: float = float("inf")) -> None:
+        with self._lock:
+            now = self._clock()
+            if self._refused is None:
+                self._learn(now)
+                self._refused, self._gap, self._next = now, _GAP, now + _GAP
+            elif began > self._refused:  # not one of those that were on their way already
+                self._refused, self._gap = now, min(2 * self._gap, _LONGEST_GAP)
+                self._next = now + self._gap
+            self._next = max(self._next, now + (retry_after or 0.0))
+
+    def _learn(self, now: float) -> None:
+        """In our first window it may be that others used it up before us: then not less than half."""
+        self._passed.forget(now - self._window)
+        least = self.rate / 2 if now - self._started < self._window else 0.0
+        ceiling = self.ceiling or self.rate
+        self.rate = max(min(self.rate, self._passed.sum / self._window * _MARGIN), least, ceiling / 50)
+
+    def _grow(self, now: float) -> None:
+        if now - self._grown >= self._window and self._refused is None:
+            self.rate = min(self.ceiling or self.rate, self.rate * (1 + self._growth))
+            self._grown, self._growth = now, 2 * self._growth
 
 
 class Caller:
@@ -113,8 +254,18 @@ class Caller:
         return result
 
     def _once(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        self._pace.wait(self._cost)
+        began = self._pace.wait(self._cost)
         self.counts["calls"] += 1
+        try:
+            result = self._translated(fn, *args, **kwargs)
+        except TransientError as error:
+            if error.throttled:
+                self._pace.throttled(error.retry_after, began)
+            raise
+        self._pace.accepted(self._cost, began)
+        return result
+
+    def _translated(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return fn(*args, **kwargs)
         except ConnectorError:
@@ -136,4 +287,3 @@ class Caller:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, TransientError) and error.throttled:
             self.counts["throttled"] += 1
-            self._pace.throttled(error.retry_after)

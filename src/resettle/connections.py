@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from resettle import private
 from resettle.connector import Source, Sql, Target
 from resettle.errors import ConfigError, MappingError
 from resettle.ledger.ledger import Ledger
@@ -105,8 +106,8 @@ class Connections:
     def _own_file(self) -> Sql:
         from resettle.connectors.sqlite import SQLite, SQLiteSettings
 
-        path = self.migration.root / ".resettle" / "ledger.sqlite"
         if self._ledger_store is None:
+            path = private.folder(self.migration.root / ".resettle") / "ledger.sqlite"
             self._ledger_store = SQLite("ledger", SQLiteSettings(path=path, create=True))
         store: Sql | None = self._ledger_store.sql()
         assert store is not None
@@ -130,7 +131,7 @@ class Connections:
         typed = [name for name, field in model.model_fields.items() if field.annotation in (Path, Path | None)]
         for key in {*PATHS, *typed}:
             if isinstance(settings.get(key), str) and "://" not in settings[key]:
-                settings[key] = str((self.migration.root / Path(settings[key]).expanduser()).resolve())
+                settings[key] = str(_below(self.migration.root, settings[key]))
         if readonly and "readonly" in model.model_fields:
             settings["readonly"] = True
         try:
@@ -150,6 +151,12 @@ class Connections:
     @staticmethod
     def _types() -> str:
         return f"types: {', '.join(sorted(CONNECTORS))}"
+
+
+def _below(root: Path, text: str) -> Path:
+    """A path as the migration means it. Whether a link in its last place may be followed, its connector knows."""
+    path = root / Path(text).expanduser()
+    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
 
 
 def settings_of(kind: str, name: str) -> type[BaseModel]:

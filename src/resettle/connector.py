@@ -163,6 +163,85 @@ class Target(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class Concurrent(Protocol):
+    """A target that sends several requests at a time, each with a row or some."""
+
+    concurrency: int
+    """How many; may be set at any time."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A target without transactions, of which one listing may answer many a `fetch`."""
+
+    def remembering(self) -> AbstractContextManager[None]:
+        """Until it ends, `fetch` may answer from what it listed since its beginning.
+
+        What this connector writes meanwhile is seen, what others do need not be: `write` and `put` look for
+        themselves, as far as the service can be asked for single rows. It may be entered again within itself.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a migration does with one dataset: it reads it, and creates and updates rows with these columns."""
+
+    dataset: str
+    created: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a migration does over one connection. ``ledger``: its schema or prefix, if it lives here; ``roles``: those
+    that `verify:` asks as; ``after``: SQL of the migration's own."""
+
+    uses: tuple[Use, ...]
+    ledger: str | None = None
+    roles: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Granting(Protocol):
+    """A connection that can say what its user has to be allowed."""
+
+    def privileges(self, needs: Needs, *, rollback: bool = False) -> Sequence[str]:
+        """The least that ``needs`` take, a line each, in the words of whoever grants it: statements, actions, scopes.
+
+        With ``rollback``: what a rollback takes beyond that.
+        """
+        ...
+
+
+@runtime_checkable
+class Digesting(Protocol):
+    """A target that digests a whole dataset where it lies, without giving its rows.
+
+    A row is spelt as bytes, alike here and there, so that no two different rows are spelt the same; its hash is the
+    last 8 bytes of their md5, a number without sign, the first byte the highest. One value that could be spelt in
+    two ways costs time, because its row is then looked at; one spelling of two values would hide a difference.
+    """
+
+    def exact(self, dataset: str) -> frozenset[str]:
+        """Columns whose values can be spelt; of the others a digest knows only whether they are null."""
+        ...
+
+    def spelt(self, dataset: str, rows: pa.Table, whether: Sequence[str]) -> pa.Array:
+        """The bytes of each row of ``rows`` (in the arrow types of `batch.ARROW`), once it is written.
+
+        Its columns in their order; of those in ``whether`` only whether they are null.
+        """
+        ...
+
+    def digests(self, dataset: str, columns: Sequence[str], whether: Sequence[str], bits: int) -> pa.Table:
+        """All rows of the dataset by the last ``bits`` bits of their hashes: bucket and count (int64), and digest
+        (uint64), the sum of the hashes modulo 2**64. Buckets without a row may be left out."""
+        ...
+
+
 @dataclass(frozen=True)
 class Body:
     """The bytes of one file, not read yet.

@@ -15,7 +15,8 @@ from resettle.cli import main
 from resettle.connections import PATHS, settings_of
 from resettle.errors import ConfigError
 from resettle.mapping.given import Given, given
-from resettle.mapping.load import load
+from resettle.mapping.load import environments, load
+from resettle.mapping.questions import questions
 from resettle.mapping.sql import parse_expression
 from resettle.mapping.templates import template, templates
 from resettle.report.declaration import marks, scalar, write_files
@@ -230,17 +231,26 @@ def test_a_template_loads_in_every_environment_and_its_expressions_parse(
 ) -> None:
     assert run("init", "moved", "--template", name)[0] == 0
     example = (place / "moved" / ".env.example").read_text("utf-8")
-    (place / "moved" / ".env").write_text(re.sub(r"=$", "=filled", example, flags=re.MULTILINE))
-    migration = load(place / "moved")
-    assert migration.name == "moved"
-    for environment in migration.file.environments:
-        load(place / "moved", environment)
+    asked = {one: _asked(place / "moved", one) for one in environments(place / "moved") or [None]}
+    for environment, names in asked.items():
+        if environment != "local" or len(asked) == 1:
+            assert names <= set(re.findall(r"^(\w+)=", example, re.MULTILINE))
+    for environment, names in asked.items():
+        given = dict.fromkeys(names, "filled") | ({"LANGUAGES": "migration.yaml"} if "LANGUAGES" in names else {})
+        migration = load(place / "moved", environment, given)
+        assert migration.name == "moved"
     for flow in migration.file.flows.values():
         for output in flow.all_outputs.values():
             assert isinstance(output.columns, dict)
             for form in output.columns.values():
                 assert not isinstance(form, str) or parse_expression(form)
     assert (place / "moved" / "README.md").is_file()
+
+
+def _asked(folder: Path, environment: str | None) -> set[str]:
+    """What has no default."""
+    found = questions(folder, environment, lambda kind: settings_of(kind, kind))
+    return {one.name for one in found if one.default is None}
 
 
 def test_the_template_of_lists_runs_with_the_tables_and_records_of_its_readme(run: Run, place: Path) -> None:

@@ -9,10 +9,12 @@ import hmac
 import json
 import random
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from textwrap import dedent
+from time import sleep
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +24,7 @@ from pydantic import ValidationError
 from resettle.batch import ARROW, TROUBLE, Action, Kind, Status
 from resettle.calls import Caller
 from resettle.connections import Connections
+from resettle.connector import Concurrent
 from resettle.connectors import _appsync_auth as auth
 from resettle.connectors import _appsync_srp as srp
 from resettle.connectors.appsync import AppSync, AppSyncSettings, errors, explained
@@ -316,6 +319,29 @@ def test_a_few_look_ups_go_by_the_index_many_in_a_request(local: LocalAppSync) -
     local.requests.clear()
     assert app.fetch("Observation", numbers(*range(490, 530)), ["id"]).num_rows == 10
     assert field_names(local) == [("listObservationBySequentialId", 20)] * 2
+
+
+def test_as_many_requests_are_under_way_as_the_run_says(local: LocalAppSync) -> None:
+    lock, under_way, most = threading.Lock(), 0, 0
+
+    def slow(fields: Sequence[str]) -> Fault | None:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        sleep(0.05)
+        with lock:
+            under_way -= 1
+        return None
+
+    app = opened(local, workers=2, aliases={"write": 1})
+    assert isinstance(app, Concurrent)
+    app.datasets()
+    local.faults = slow
+    for wanted in (2, 1, 5):
+        app.concurrency, most = wanted, 0
+        app.write("Media", media(*range(wanted * 100, wanted * 100 + 12)), ("id",), Action.CREATE)
+        assert most == wanted
 
 
 def test_a_list_that_turns_out_long_is_given_up_and_not_tried_again(local: LocalAppSync) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +318,27 @@ def test_a_large_transaction_does_not_lock_readers_out(path: Path) -> None:
         store.write("t", rows, ["id"], Action.CREATE)
         assert reader.count("t") == 0
     assert reader.count("t") == 20_000
+
+
+def half_written(path: Path) -> None:
+    """A table with one committed row, and beside it the journal of a process that was killed in its next commit."""
+    living = path.with_name("living.sqlite")
+    with closing(sqlite3.connect(living, isolation_level=None)) as writer:
+        writer.executescript("CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT); INSERT INTO t VALUES (0, 'kept')")
+        writer.executescript("PRAGMA cache_size = 1; BEGIN; DELETE FROM t")
+        writer.executemany("INSERT INTO t VALUES (?, ?)", ((number, "x" * 500) for number in range(1, 200)))
+        path.write_bytes(living.read_bytes())
+        path.with_name(f"{path.name}-journal").write_bytes(Path(f"{living}-journal").read_bytes())
+
+
+def test_what_a_killed_process_left_half_written_is_taken_back_before_we_read(path: Path) -> None:
+    half_written(path)
+    assert SQLite("d1", SQLiteSettings(path=path)).execute("SELECT id, text FROM t") == [(0, "kept")]
+
+
+def test_a_connection_that_only_reads_changes_no_half_written_file(path: Path) -> None:
+    half_written(path)
+    before = path.read_bytes()
+    with pytest.raises(AccessError, match="readonly"):
+        SQLite("d1", SQLiteSettings(path=path, readonly=True)).count("t")
+    assert path.read_bytes() == before

@@ -253,12 +253,15 @@ def test_a_staged_name_is_free_again_after_a_nested_transaction(store: Sql) -> N
 @pytest.mark.usefixtures("nests")
 def test_a_nested_transaction_may_stage_within_a_readonly_one(store: Sql, table: str) -> None:
     store.execute("INSERT INTO memo (unit, n) VALUES ('a', 1)")
+    staged = 0
     with pytest.raises(ResettleError), store.transaction(readonly=True):  # noqa: PT012
         for readonly in (True, False):
             with store.transaction(readonly=readonly):
                 store.stage("asked", pa.table({"unit": ["a"]}))
                 assert store.query("SELECT n FROM asked JOIN memo USING (unit)").to_pylist() == [{"n": 1}]
+                staged += 1
         store.execute("INSERT INTO memo (unit) VALUES ('b')")
+    assert staged == 2, "it was the write that was refused, not the staging"
     assert store.execute("SELECT count(*) FROM memo") == [(1,)]
 
 

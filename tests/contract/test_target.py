@@ -108,7 +108,8 @@ def test_a_null_key_fetches_nothing(target: Target) -> None:
 def test_fetch_goes_by_any_columns(target: Target) -> None:
     create(target, "people", ANNA, CARL)
     schema = target.schema("people")
-    asked = arrow(schema, [{"name": CARL["name"], "age": -1}, {"name": CARL["name"], "age": 41}])
+    pairs = [(CARL["name"], -1), (CARL["name"], 41), (ANNA["name"], -1)]  # each value is there, only one pair is
+    asked = arrow(schema, [{"name": name, "age": age} for name, age in pairs])
     assert [row["name"] for row in target.fetch("people", asked, []).to_pylist()] == [CARL["name"]]
 
 

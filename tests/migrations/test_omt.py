@@ -479,7 +479,8 @@ def test_a_file_that_is_not_there_is_not_linked_and_the_next_run_does_only_what_
 def test_a_file_that_vanishes_while_it_is_copied_is_failed_and_tried_again(make: Callable[..., World]) -> None:
     one = make()
     key = "english_Genesis_Chapter002_V001_007.mp3"
-    one.stack.s3.fail("status", method="HEAD", text=key, status=404, code="NoSuchKey")
+    for method in ("GET", "HEAD"):
+        one.stack.s3.fail("status", method=method, text=key, status=404, code="NoSuchKey")
     run = one.apply()
     assert one.units("failed", "media_files") == {"audio-00001": "gone"}
     assert run.exit_code == 1

@@ -7,10 +7,10 @@ import time
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from resettle.cli.options import out, run
 from resettle.errors import ResettleError
+from resettle.report.terminal import escape
 from resettle.sandbox.demo import Step, find, local_stack, steps
 
 

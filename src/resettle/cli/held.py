@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
+import shlex
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
+from resettle import private
 from resettle.cli.options import (
     HERE,
+    Concurrency,
     Env,
     Json,
     Listed,
@@ -27,19 +30,18 @@ from resettle.cli.options import (
     opened,
     out,
     print_json,
+    unsettled,
 )
 from resettle.engine import apply as applying
 from resettle.engine import explain as explaining
-from resettle.engine.flow import Options
+from resettle.engine.outcomes import labelled, waiting
 from resettle.errors import ConfigError
 from resettle.report import summary
+from resettle.report.outcomes import line
 from resettle.report.sides import print_sides, side_json
+from resettle.report.terminal import escape, visible
 
 app = typer.Typer(help="See, export, replay and waive held records.", no_args_is_help=True)
-
-
-def _why(unit: dict[str, Any]) -> str:
-    return escape(f"{unit['reason']}: {unit['detail'] or 'held by this rule of the mapping'}")
 
 
 Flow = Annotated[str | None, typer.Option("--select", "-s", help="Only this flow.")]
@@ -55,21 +57,27 @@ def list_(
     select: Flow = None,
     reason: Reason = None,
     limit: Listed = 50,
+    show_values: ShowValues = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """List held records by flow and reason."""
+    """List held records by flow and reason, and partial ones with the rows that wait."""
     with opened("held-list", migration, env, var, json=json, verbose=verbose) as o:
         ledger = o.connections.ledger()
         held = ledger.units("held", select, reason, limit)
+        partial = [one | {"waiting": waiting(one["detail"])} for one in ledger.units("partial", select, reason, limit)]
+        if show_values:
+            held, partial = (labelled(o.migration, o.connections, o.options, found) for found in (held, partial))
         counts = [
             one
             for one in ledger.count_units()
             if one["status"] == "held" and select in (None, one["flow"]) and reason in (None, one["reason"])
         ]
     if json:
-        print_json({"counts": counts, "held": held})
+        print_json({"counts": counts, "held": held, "partial": partial})
         return
+    for one in partial:
+        out.print(f"[cyan]~[/] {line(one)}", highlight=False)
     if not held:
         out.print("Nothing is held.")
         return
@@ -79,7 +87,7 @@ def list_(
     rows = [{"flow": flow, "reason": why, "records": f"{count:,}"} for (flow, why), count in totals.items()]
     out.print(summary.table_of(rows, ["flow", "reason", "records"]))
     for one in held:
-        out.print(f"[yellow]![/] {one['flow']} [bold]{escape(one['unit'])}[/] {_why(one)}", highlight=False)
+        out.print(f"[yellow]![/] {line(one)}", highlight=False)
     out.print("Next: correct the source or the mapping, then [bold]resettle held replay[/]; or [bold]held waive[/]")
 
 
@@ -101,17 +109,19 @@ def show(
         for one in found:
             now = datetime.now(UTC)
             one["rows"] = explaining.explain(o.migration, o.connections, ledger, o.options, now, one["flow"], unit)
+        found = labelled(o.migration, o.connections, o.options, found) if show_values else found
     if not found:
         raise ConfigError(f"no held record has the key `{unit}`", hint="resettle held list")
     if json:
         print_json({"held": [{**one, "rows": [side_json(r, show_values) for r in one["rows"]]} for one in found]})
         return
     for one in found:
-        out.print(f"[bold]{one['flow']}[/] {one['unit']}", highlight=False)
-        for name in ("reason", "detail", "warnings", "first_run", "last_run", "attempts"):
-            out.print(f"  {name.replace('_', ' ')}: {one[name]}", highlight=False)
+        out.print(f"[bold]{one['flow']}[/] {escape(one['unit'])}", highlight=False)
+        for name in _columns(show_values)[2:]:
+            out.print(f"  {name.replace('_', ' ')}: {escape(str(one[name]))}", highlight=False)
         print_sides(out, one["rows"], show_values=show_values)
-        out.print(f"  next: correct it, then resettle held replay {one['unit']}", highlight=False)
+        unit = escape(shlex.quote(one["unit"]))
+        out.print(f"  next: correct it, then resettle held replay {unit}", highlight=False)
 
 
 @app.command()
@@ -122,20 +132,29 @@ def export(
     var: Var = None,
     select: Flow = None,
     reason: Reason = None,
+    show_values: ShowValues = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write held records (keys and reasons, no values) to a CSV file."""
+    """Write held records (keys and reasons; labels on request) to a CSV file."""
     with opened("held-export", migration, env, var, verbose=verbose) as o:
         held = o.connections.ledger().units("held", select, reason)
-    names = ["flow", "unit", "reason", "detail", "warnings", "first_run", "last_run", "attempts"]
+        held = labelled(o.migration, o.connections, o.options, held) if show_values else held
+    names = _columns(show_values)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(held)
     if str(file) == "-":
-        stream = sys.stdout
-    else:
-        stream = os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", newline="")
-    with stream:
-        writer = csv.DictWriter(stream, names, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(held)
+        sys.stdout.write(visible(text.getvalue()) if sys.stdout.isatty() else text.getvalue())
+        return
+    with private.replacing(file) as stream:
+        stream.write(text.getvalue().encode())
+
+
+def _columns(show_values: bool) -> list[str]:
+    """What is told of a held record."""
+    label = ["label"] if show_values else []
+    return ["flow", "unit", *label, "reason", "detail", "warnings", "first_run", "last_run", "attempts"]
 
 
 @app.command()
@@ -146,12 +165,15 @@ def replay(
     var: Var = None,
     select: Flow = None,
     reason: Reason = None,
+    concurrency: Concurrency = None,
+    show_values: ShowValues = False,
     yes: Yes = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Try held records again, and only them."""
     settings: dict[str, Any] = {"json": json, "verbose": verbose, "progress": True, "stoppable": True, "yes": yes}
+    settings |= {"concurrency": concurrency, "show_values": show_values}
     with opened("held-replay", migration, env, var, writes=True, **settings) as o:
         ledger = o.connections.ledger()
         chosen = [one for one in ledger.units("held", select, reason) if not units or one["unit"] in units]
@@ -163,9 +185,10 @@ def replay(
         if not only:
             out.print("Nothing is held that these options choose.")
             return
-        options = Options(select=tuple(only), only=only, progress=o.options.progress, stop=o.options.stop)
+        options = replace(o.options, select=tuple(only), only=only)
         done = applying.apply(o.migration, o.connections, ledger, options, datetime.now(UTC), phase="replay")
-    conclude(done, json=json)
+        left = unsettled(o, done)
+    conclude(done, left, json=json)
 
 
 @app.command()

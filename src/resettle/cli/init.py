@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
+from resettle.cli.config import Quiet, ask, asks
 from resettle.cli.options import Json, out, print_json
 from resettle.connections import PATHS, looking, settings_of
 from resettle.engine.alike import slug
 from resettle.engine.draft import Draft, draft_between
 from resettle.errors import ConfigError
 from resettle.mapping.given import Given, given, kind_of
+from resettle.mapping.load import environments
+from resettle.mapping.questions import example, questions
 from resettle.mapping.templates import template as template_files
 from resettle.mapping.templates import templates, variables_of
 from resettle.report.declaration import (
@@ -26,6 +28,7 @@ from resettle.report.declaration import (
     refuse_existing,
     write_files,
 )
+from resettle.report.terminal import escape
 
 
 def register(app: typer.Typer) -> None:
@@ -45,19 +48,24 @@ def init(
     pair: Annotated[
         list[str] | None, typer.Option("--pair", help="SOURCE=TARGET, datasets that belong together; repeatable.")
     ] = None,
+    yes: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Begin a migration: from a template, or drafted by looking at both sides. Nothing is overwritten."""
+    """Begin a migration: from a template, or drafted by looking at both sides. Nothing is overwritten.
+
+    On a terminal it then asks for what a template's connections must be told, as `resettle config` does.
+    """
     if list_:
         _list(json)
         return
+    if folder is not None and template is None and from_ is None and to is None and folder.name in templates():
+        template = folder.name
     if folder is None or (template is None) == (from_ is None or to is None) or (template and (from_ or to or pair)):
         raise ConfigError("say where, and what to begin with", hint="FOLDER, and --template NAME or --from and --to")
     refuse_existing(folder)
     name = slug(folder.resolve().name)
     if template is not None:
-        files = template_files(template, name)
-        _conclude(folder, write_files(folder, files), files[FILE], variables_of(files), json=json)
+        _from_template(folder, template, name, yes=yes, json=json)
         return
     old, new = (_given(side, text or "", folder) for side, text in (("old", from_), ("new", to)))
     with looking({"old": old.values, "new": new.values}, folder) as sides:
@@ -67,6 +75,20 @@ def init(
     files = {FILE: text, "README.md": readme(name, draft, variables)}
     files |= {".env.example": example_variables(variables)} if variables else {}
     _conclude(folder, write_files(folder, files), text, variables, draft, json=json)
+
+
+def _from_template(folder: Path, template: str, name: str, *, yes: bool, json: bool) -> None:
+    files = dict(template_files(template, name))
+    written = write_files(folder, files)
+    if ".env.example" not in files:
+        names = environments(folder)
+        meant = next((one for one in names if one != "local"), None)
+        files[".env.example"] = example(questions(folder, meant, lambda kind: settings_of(kind, kind)))
+        (folder / ".env.example").write_text(files[".env.example"], "utf-8")
+        written.append(folder / ".env.example")
+    _conclude(folder, written, files[FILE], variables_of(files), json=json)
+    if asks(yes=yes, json=json):
+        ask(folder, None)
 
 
 def _list(json: bool) -> None:

@@ -14,6 +14,7 @@ from resettle.cli.options import (
     DEFAULT_WORKERS,
     HERE,
     BatchSize,
+    Concurrency,
     Env,
     Fresh,
     Json,
@@ -35,10 +36,13 @@ from resettle.cli.options import (
 from resettle.engine import check as checking
 from resettle.engine import drift as drifting
 from resettle.engine import plan as planning
+from resettle.engine import privileges as granting
 from resettle.engine import profile as profiling
 from resettle.engine.flow import selected
+from resettle.engine.outcomes import labelled, waiting
 from resettle.mapping.schema import json_schema
 from resettle.report import summary, undo
+from resettle.report.terminal import escape
 
 
 def register(app: typer.Typer) -> None:
@@ -51,17 +55,24 @@ def check(
     env: Env = None,
     var: Var = None,
     select: Select = None,
+    privileges: Annotated[
+        bool, typer.Option("--privileges", help="Also print the least that each connection's user needs.")
+    ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Check the mapping against both live sides: names, types, NOT NULL, keys, rights, triggers, RLS."""
     with opened("check", migration, env, var, json=json, verbose=verbose, select=select) as o:
-        remarks = list(checking.check(o.migration, o.connections, o.connections.ledger(), o.options))
+        ledger = o.connections.ledger()
+        remarks = list(checking.check(o.migration, o.connections, ledger, o.options))
+        needed = granting.privileges(o.migration, o.connections, o.options, ledger) if privileges else []
         errors = [remark for remark in remarks if remark.level == "error"]
         if json:
-            print_json({"ok": not errors, "remarks": [vars(remark) for remark in remarks]})
+            found = {"ok": not errors, "remarks": [vars(remark) for remark in remarks]}
+            print_json(found | ({"privileges": [vars(one) for one in needed]} if privileges else {}))
         else:
             summary.print_remarks(out, remarks)
+            summary.print_privileges(out, needed)
             out.print("[red]The migration cannot run as it is.[/]" if errors else "[green]Ready to plan.[/]")
     if errors:
         raise typer.Exit(2)
@@ -88,7 +99,7 @@ def profile(
             print_json({"datasets": [one.as_json(show_values=show_values) for one in made]})
             return
         for one in made:
-            out.print(f"[bold]{one.dataset}[/]: {one.read:,} records, {one.undecodable:,} undecodable")
+            out.print(f"[bold]{escape(one.dataset)}[/]: {one.read:,} records, {one.undecodable:,} undecodable")
             rows = [_profile_row(column.as_json(show_values=show_values)) for column in one.columns.values()]
             columns = ["name", "classes", "longest", "distinct", *(["values"] if show_values else [])]
             out.print(summary.table_of(rows, columns))
@@ -109,6 +120,7 @@ def plan(
     limit: Limit = None,
     batch_size: BatchSize = DEFAULT_BATCH,
     workers: Workers = DEFAULT_WORKERS,
+    concurrency: Concurrency = None,
     plan_file: Annotated[Path | None, typer.Option("--out", help="Save the plan, to apply exactly it.")] = None,
     fresh: Fresh = False,
     samples: Annotated[int, typer.Option(min=0, help="Records shown for each kind of decision.")] = 2,
@@ -118,7 +130,7 @@ def plan(
 ) -> None:
     """Say what apply would do, record by record counted, with samples; writes nothing but its own file."""
     chosen: dict[str, Any] = {"select": select, "where": where, "limit": limit, "show_values": show_values}
-    chosen |= {"batch_size": batch_size, "workers": workers, "fresh": fresh}
+    chosen |= {"batch_size": batch_size, "workers": workers, "fresh": fresh, "concurrency": concurrency}
     with opened("plan", migration, env, var, json=json, verbose=verbose, progress=True, **chosen) as o:
         made = planning.plan(o.migration, o.connections, o.connections.ledger(), o.options, datetime.now(UTC))
     if plan_file:
@@ -219,17 +231,26 @@ def trace(
     migration: MigrationPath = HERE,
     env: Env = None,
     var: Var = None,
+    show_values: ShowValues = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Say what became of one record, and why."""
     with opened("trace", migration, env, var, json=json, verbose=verbose) as o:
         found = o.connections.ledger().trace(key)
+        for one in found:
+            if one.get("status") == "partial":
+                one["waiting"] = waiting(one["detail"])
+        found = labelled(o.migration, o.connections, o.options, found) if show_values else found
         if json:
             print_json({"key": key, "found": found})
         for one in [] if json else found:
-            facts = ", ".join(f"{name} {value}" for name, value in one.items() if value is not None and name != "flow")
-            out.print(f"[bold]{one['flow']}[/]: {facts}", highlight=False)
+            facts = ", ".join(
+                f"{name} {value}"
+                for name, value in one.items()
+                if value is not None and name not in ("flow", "waiting")
+            )
+            out.print(f"[bold]{one['flow']}[/]: {escape(facts)}", highlight=False)
         if not found and not json:
             out.print("The ledger knows no such record. Was it applied? See: resettle status")
     if not found:

@@ -10,20 +10,24 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from resettle import private
 from resettle.connections import Connections
+from resettle.engine import outcomes
 from resettle.engine.apply import Applied, summary
 from resettle.engine.flow import Options, selected
 from resettle.errors import ConfigError
 from resettle.mapping.load import Migration, load
 from resettle.report.log import event, open_log
+from resettle.report.outcomes import Unsettled, print_unsettled, write_outcomes
 from resettle.report.progress import Progress
 from resettle.report.summary import print_applied
+from resettle.report.terminal import Terminal
 
 MigrationPath = Annotated[
     Path,
@@ -36,6 +40,12 @@ Where = Annotated[str | None, typer.Option(help="Only source records for which t
 Limit = Annotated[int | None, typer.Option(min=0, help="At most so many source records of each flow.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Records in one transaction.")]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Parts of a source read at once.")]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=64, help="Files copied at once, by default 10, and requests to an API, by default its `workers`."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, all else on stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Repeat the log on stderr; show tracebacks.")]
 Yes = Annotated[
@@ -50,8 +60,8 @@ HERE = Path()
 DEFAULT_BATCH = Options().batch_size
 DEFAULT_WORKERS = Options().workers
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+out = Terminal()
+err = Terminal(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -163,36 +173,52 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
 
 
-def conclude(done: Applied, *, json: bool) -> None:
-    """Print what a run did, and end the command with its exit code."""
+def unsettled(o: Opened, done: Applied) -> Unsettled:
+    """What a run leaves for somebody to look at, also written to a file if there is any."""
+    found = outcomes.unsettled(o.connections.ledger(), [counts.flow for counts in done.counts], done.run)
+    if o.options.show_values:
+        found = outcomes.labelled(o.migration, o.connections, o.options, found)
+    folder = private.folder(o.migration.root / ".resettle")
+    path = folder / f"failed_{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    if found:
+        write_outcomes(path, found)
+    return Unsettled(tuple(one for one in found if one["status"] == "failed"), path if found else None)
+
+
+def conclude(done: Applied, left: Unsettled, *, json: bool) -> None:
+    """Print what a run did and what it leaves, and end the command with its exit code."""
     if json:
-        print_json(summary(done))
+        print_json(summary(done) | left.as_json())
     else:
         print_applied(out, done)
+        print_unsettled(out, left)
     if done.exit_code:
         raise typer.Exit(done.exit_code)
 
 
-_SECRET = re.compile(r"secret|password|token|key|credential", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=://)([^/@:]*):[^@/]*@")
+_SECRET = re.compile(r"secret|passw|pwd|token|key|credential|cookie|authorization|bearer|signature", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)([^/@:?\s]*):\S*@")
+"""Up to the last @: a password may hold one that nobody escaped."""
 _PARAMETER = re.compile(
-    r"\b(password|passwd|pwd|sslpassword|secret|token|api_?key)(\s*=\s*)('[^']*'|[^&\s]+)", re.IGNORECASE
+    r"\b([\w-]*(?:secret|passw|pwd|token|key|credential|signature|auth)[\w-]*|sig)(\s*=\s*)('[^']*'|[^&\s]+)",
+    re.IGNORECASE,
 )
 
 
 def redacted(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings fit for a screen: secrets and passwords in URLs become ***."""
-    shown: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            shown[key] = redacted(value)
-        elif _SECRET.search(key):
-            shown[key] = "***"
-        else:
-            shown[key] = _clean(value) if isinstance(value, str) else value
-    return shown
+    return {
+        key: "***" if _SECRET.search(key) and not isinstance(value, Mapping) else _clean(value)
+        for key, value in settings.items()
+    }
 
 
-def _clean(text: str) -> str:
-    """A setting without the passwords that a URL or a connection string may hold."""
-    return _PARAMETER.sub(r"\1\2***", _USERINFO.sub(r"\1:***@", text))
+def _clean(value: Any) -> Any:
+    """A setting without its secrets, and without the passwords that a URL or a connection string may hold."""
+    if isinstance(value, Mapping):
+        return redacted(value)
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    return _PARAMETER.sub(r"\1\2***", _USERINFO.sub(r"\1:***@", value))

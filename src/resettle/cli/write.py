@@ -1,4 +1,4 @@
-"""Commands that write: apply (the target), rehearse (the target, taken back) and export (files)."""
+"""Commands that write: apply (the target) and rehearse (the target, taken back)."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from resettle.cli.options import (
     DEFAULT_WORKERS,
     HERE,
     BatchSize,
+    Concurrency,
     Env,
     Fresh,
     Json,
     Limit,
     MigrationPath,
     Select,
+    ShowValues,
     Var,
     Verbose,
     Where,
     Workers,
     Yes,
     conclude,
-    err,
     opened,
     out,
     print_json,
+    unsettled,
 )
 from resettle.engine import apply as applying
-from resettle.engine import export as exporting
 from resettle.engine import rehearse as rehearsing
 from resettle.engine.plan import load_plan
 from resettle.errors import ConfigError
@@ -42,7 +43,6 @@ from resettle.report.summary import print_rehearsed
 def register(app: typer.Typer) -> None:
     app.command()(rehearse)
     app.command()(apply)
-    app.command()(export)
 
 
 def apply(
@@ -55,7 +55,9 @@ def apply(
     limit: Limit = None,
     batch_size: BatchSize = DEFAULT_BATCH,
     workers: Workers = DEFAULT_WORKERS,
+    concurrency: Concurrency = None,
     fresh: Fresh = False,
+    show_values: ShowValues = False,
     yes: Yes = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -67,14 +69,16 @@ def apply(
         if any(value is not None for value in chosen.values()):
             raise ConfigError("a saved plan says itself what it covers", hint="leave out --select, --where and --limit")
         chosen |= saved.options
-    chosen |= {"batch_size": batch_size, "workers": workers, "fresh": fresh}
+    chosen |= {"batch_size": batch_size, "workers": workers, "fresh": fresh, "concurrency": concurrency}
+    chosen["show_values"] = show_values
     settings: dict[str, Any] = {"json": json, "verbose": verbose, "progress": True, "stoppable": True, "yes": yes}
     with opened("apply", migration, env, var, writes=True, **settings, **chosen) as o:
         ledger = o.connections.ledger()
         done = applying.apply(o.migration, o.connections, ledger, o.options, datetime.now(UTC), saved=saved)
+        left = unsettled(o, done)
     for counts in done.counts:
         event("flow", run=done.run, **counts.as_json())
-    conclude(done, json=json)
+    conclude(done, left, json=json)
 
 
 def rehearse(
@@ -103,28 +107,3 @@ def rehearse(
         print_rehearsed(out, done)
     if done.exit_code:
         raise typer.Exit(done.exit_code)
-
-
-def export(
-    folder: Annotated[Path, typer.Argument(help="Where to write; nothing there is overwritten.")],
-    migration: MigrationPath = HERE,
-    env: Env = None,
-    var: Var = None,
-    select: Select = None,
-    limit: Limit = None,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Write the sources' records as they are to files: a backup, a sample, or a source for later."""
-    with opened("export", migration, env, var, json=json, verbose=verbose, select=select, limit=limit) as o:
-        names = {f.from_: None for n, f in o.migration.file.flows.items() if not select or n in select}
-        files = []
-        for name in names:
-            connection, _, dataset = name.partition(".")
-            files.append(exporting.export(o.connections.source(connection), dataset, folder, o.options))
-            err.print(f"{dataset}: {files[-1].records:,} records", highlight=False)
-        manifest = exporting.write_manifest(folder, files)
-    if json:
-        print_json({"manifest": str(manifest), "files": [vars(one) for one in files]})
-    else:
-        out.print(f"Exported {sum(one.records for one in files):,} records to {folder}", highlight=False)

@@ -71,7 +71,7 @@ class Auth(Protocol):
 
 def pool_of(connect: float, read: float) -> urllib3.PoolManager:
     timeout = urllib3.Timeout(connect=connect, read=read)
-    return urllib3.PoolManager(maxsize=16, retries=False, timeout=timeout, cert_reqs="CERT_REQUIRED")
+    return urllib3.PoolManager(maxsize=64, retries=False, timeout=timeout, cert_reqs="CERT_REQUIRED")
 
 
 def demand_tls(url: str, setting: str) -> None:

@@ -156,7 +156,7 @@ class Requests:
         found: list[Item] = []
         for number, page in enumerate(self.pages(listing, select, rows)):
             if number == most:
-                self._long[model.name] = lookups + 1
+                self._long[model.name] = lookups * 2
                 return None
             found += page
         return found

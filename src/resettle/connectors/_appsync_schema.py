@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resettle.batch import Column, ForeignKey, Kind, Schema
+from resettle.connector import Needs
 
 _TYPE = "kind name ofType{kind name ofType{kind name ofType{kind name ofType{kind name}}}}"
 INTROSPECTION = (
@@ -85,6 +86,20 @@ class Model:
 
     def writing(self, verb: str) -> Writing | None:
         return (self.writes or {}).get(verb)
+
+
+def operations(known: Mapping[str, Model], needs: Needs, *, rollback: bool) -> list[str]:
+    """The queries and mutations that a key, a user's group or a role has to be allowed."""
+    verbs = {"delete": rollback, "create": not rollback, "update": not rollback}
+    asked = ["Query.__schema", "Query.__type"] if not rollback else []
+    for use in needs.uses:
+        model = known[use.dataset]
+        lists = [*model.indexes, *([model.listing] if model.listing else [])]
+        asked += [f"Query.{name}" for name in (model.get, *(one.field for one in lists)) if name and not rollback]
+        wanted = {"create": use.created, "update": use.updated, "delete": use.created}
+        writes = (model.writing(verb) for verb, now in verbs.items() if now and wanted[verb])
+        asked += [f"Mutation.{writing.field}" for writing in writes if writing]
+    return asked
 
 
 def models(answer: Mapping[str, Any], *, readonly: bool) -> dict[str, Model]:

@@ -18,6 +18,8 @@ from resettle.errors import ConfigError, ConnectorError, RejectedError, Transien
 
 Fetch = Callable[[pa.Table, Sequence[str]], pa.Table]
 """Present rows by key: the key columns and the named ones."""
+Wrote = Callable[[Sequence[Any] | None], None]
+"""Told of each record as it is once it was written, or (None) that it is not known what some have become."""
 OURS = uuid.UUID("6b1f2c0e-5d0e-5f43-9c5b-0d6c2a7e4f11")
 """The namespace of ids for rows that bring none."""
 
@@ -31,8 +33,11 @@ class Writer:
     fetch: Fetch
     most: int
     """Aliases in one mutation."""
+    wrote: Wrote
     refused: dict[bytes, Refusal] = field(default_factory=dict)
     """What the service refused for good, by input: it says so only when it is asked to write."""
+    _given: list[Any] = field(default_factory=list)
+    """What the service gave for each row of the last call that it wrote."""
     _made: frozenset[bytes] = frozenset()
     """What the last call made although it told of a refusal: the next one need not send that again."""
     _turn: threading.Lock = field(default_factory=threading.Lock)
@@ -185,8 +190,15 @@ class Writer:
         # Everything is selected: the app's own subscribers get only what a mutation selects.
         select = f"{{{' '.join(self.model.select.values())}}}"
         asks = [Ask(writing.field, {"input": (f"{writing.input}!", one)}, select) for one in inputs]
-        parts = self.requests.each(self._portion, portions(asks, self.most, Ask.size))
-        return [outcome for part in parts for outcome in part]
+        self._given = []
+        known = False
+        try:
+            parts = self.requests.each(self._portion, portions(asks, self.most, Ask.size))
+            outcomes = [outcome for part in parts for outcome in part]
+            known = verb != "delete" and not any(outcomes) and None not in self._given
+        finally:
+            self.wrote(self._given if known else None)
+        return outcomes
 
     def _portion(self, asks: list[Ask]) -> list[Refusal | None]:
         """One request; cut in halves if one row spoils it for all, as a value of the wrong type does."""
@@ -201,6 +213,7 @@ class Writer:
 
     def _refusal(self, ask: Ask, outcome: Given | ConnectorError) -> Refusal | None:
         if isinstance(outcome, Given):
+            self._given.append(outcome.value)
             return None
         if not isinstance(outcome, RejectedError):
             raise outcome

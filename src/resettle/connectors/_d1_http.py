@@ -11,6 +11,7 @@ import orjson
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
+from resettle.connector import Needs
 from resettle.errors import ConfigError
 
 MOST_PARAMETERS = 100
@@ -100,6 +101,12 @@ class Http:
 
     def close(self) -> None:
         self._pool.clear()
+
+
+def privileges(needs: Needs, *, rollback: bool = False) -> Sequence[str]:
+    """D1 knows no smaller right than to write a database of the account."""
+    writes = needs.ledger is not None or any(use.created or use.updated for use in needs.uses)
+    return () if rollback else (f"an API token with the permission Account > D1 > {'Edit' if writes else 'Read'}",)
 
 
 def body_of(statements: Sequence[Statement]) -> bytes:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -114,27 +113,34 @@ class Chunk:
 def chunks(rows: pa.Table, most: int = LARGEST_CHUNK) -> Iterator[Chunk]:
     """A table in pieces that fit into parameters; one without rows if there are none."""
     encoded = [_encoded(name, column) for name, column in zip(rows.column_names, rows.columns, strict=True)]
-    lines = [orjson.dumps(line) for line in zip(*(values for _, values in encoded), strict=True)]
     cells = [
         f"{form.format(f'json_extract(value, {_path(form, at)})', f'json_extract(value, {_path(form, at, 1)})')}"
         f" AS {quote(name)}"
         for at, (name, (form, _)) in enumerate(zip(rows.column_names, encoded, strict=True))
     ]
     select, source = ", ".join(cells), " FROM json_each(?)"
-    if not lines:
+    if not rows.num_rows:
         yield Chunk(select, source, ("[]",), 0)
         return
-    ends = np.cumsum([len(line) + 1 for line in lines])
-    start = 0
-    while start < len(lines):
-        base = int(ends[start - 1]) if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, base + most, side="right")))
-        if stop == start + 1 and ends[start] - base > MOST_VALUE - 10:
-            yield _large(rows.column_names, [(form, values[start]) for form, values in encoded])
-        else:
-            text = (b"[" + b",".join(lines[start:stop]) + b"]").decode()
-            yield Chunk(select, source, (text,), stop - start)
-        start = stop
+    lines = list(zip(*(values for _, values in encoded), strict=True))
+    step = max(1, most * len(lines) * 3 // (rows.nbytes * 4 + 1))  # JSON is a little longer than Arrow
+    for first in range(0, len(lines), step):
+        for start, stop, text in _pieces(lines, first, min(first + step, len(lines)), most):
+            if stop == start + 1 and len(text) > MOST_VALUE - 10:
+                yield _large(rows.column_names, [(form, values[start]) for form, values in encoded])
+            else:
+                yield Chunk(select, source, (text.decode(),), stop - start)
+
+
+def _pieces(lines: Sequence[Sequence[Any]], start: int, stop: int, most: int) -> Iterator[tuple[int, int, bytes]]:
+    """The lines from ``start`` to ``stop`` as JSON lists of at most ``most`` bytes; a longer line is one of its own."""
+    text = orjson.dumps(lines[start:stop])
+    if len(text) <= most or stop == start + 1:
+        yield start, stop, text
+        return
+    middle = (start + stop) // 2
+    yield from _pieces(lines, start, middle, most)
+    yield from _pieces(lines, middle, stop, most)
 
 
 _TEXT, _NUL, _BLOB, _REAL = "{0}", "CAST(unhex({0}) AS TEXT)", "unhex({0})", "CAST({0} AS REAL) * pow(2.0, {1})"

@@ -54,8 +54,8 @@ class Folder:
         return [found.relative_to(self._root).as_posix() for found in self._root.rglob(SUMMARY)]
 
     def path(self, key: str) -> Path | None:
-        path = self._root / key
-        return path if path.is_file() else None
+        path = (self._root / key).resolve()  # a key may say anything; a path stays in its folder
+        return path if path.is_relative_to(self._root.resolve()) and path.is_file() else None
 
     def close(self) -> None:
         """Nothing is held."""
@@ -84,7 +84,7 @@ class Bucket:
 
     def path(self, key: str) -> Path | None:
         parts = PurePosixPath(key).parts
-        if ".." in parts:  # a key may say anything; a path stays in its folder
+        if {"..", "/"} & {*parts}:  # a key may say anything; a path stays in its folder
             return None
         path = Path(self._here.name, *parts)
         if not path.exists():

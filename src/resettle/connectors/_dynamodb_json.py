@@ -52,7 +52,7 @@ class _Local(threading.local):
     """Each thread has a database of its own: DuckDB's connections are not shared between threads."""
 
     def __init__(self) -> None:
-        self.duckdb = duckdb.connect(config={"threads": 1})
+        self.duckdb = duckdb.connect(config={"threads": 1, "enable_external_access": "false"})
         self.duckdb.execute("set python_enable_replacements = false")
 
 

@@ -149,8 +149,8 @@ where c.relkind in ('r', 'v', 'm', 'p', 'f') and not c.relispartition and n.nspn
 
 _RELATION = """
 select c.oid, n.nspname, c.relname, c.relkind::text, row_security_active(c.oid),
-    has_table_privilege(c.oid, 'select'), has_table_privilege(c.oid, 'insert'),
-    has_table_privilege(c.oid, 'update'), has_table_privilege(c.oid, 'delete')
+    has_any_column_privilege(c.oid, 'select'), has_any_column_privilege(c.oid, 'insert'),
+    has_any_column_privilege(c.oid, 'update'), has_table_privilege(c.oid, 'delete')
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where (n.nspname, c.relname) in ((%s, %s), (%s, %s)) and c.relkind in ('r', 'v', 'm', 'p', 'f')
 order by n.nspname = %s desc limit 1

@@ -135,10 +135,15 @@ _INTEGERS = {Kind.INT16, Kind.INT32, Kind.INT64}
 _BYTES = {Kind.UUID, Kind.BINARY}
 
 
-def query(connection: Connection, statement: bytes, parameters: Sequence[Any]) -> pa.Table:
+def statement(text: str, parameters: Sequence[Any]) -> bytes:
+    """`%%` is one percent sign in any case; psycopg takes it for one only where there are parameters."""
+    return (text if parameters else text.replace("%%", "%")).encode()
+
+
+def query(connection: Connection, asked: str, parameters: Sequence[Any]) -> pa.Table:
     """COPY takes no parameters, so that psycopg puts them into the text as literals."""
     cursor = psycopg.ClientCursor(connection)
-    text = cursor.mogrify(statement, parameters or None).rstrip().rstrip(";")
+    text = cursor.mogrify(statement(asked, parameters), parameters or None).rstrip().rstrip(";")
     shape = cursor.execute(f"select * from ({text}) q limit 0".encode()).description or []
     columns = []
     for place, column in enumerate(shape):

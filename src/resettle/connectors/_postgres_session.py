@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,8 +10,9 @@ from typing import TypeVar
 
 import psycopg
 from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from resettle.calls import Caller, Translate
+from resettle.calls import Caller, Translate, on_this_machine
 from resettle.connectors._postgres_catalogue import Connection
 from resettle.errors import RejectedError, TransientError
 
@@ -50,6 +52,18 @@ begin
     end if;
 end $resettle$
 """
+
+
+def tls_by_default(url: str) -> str:
+    """A libpq URL, encrypted unless it says otherwise or leads to this machine.
+
+    ``require`` asks for no certificate that is known here; ``sslmode=verify-full`` in the URL does.
+    """
+    given = conninfo_to_dict(url)
+    hosts = str(given.get("hostaddr") or given.get("host") or os.environ.get("PGHOST") or "").split(",")
+    here = all(not host or host.startswith(("/", "@")) or on_this_machine(host) for host in hosts)
+    said = "sslmode" in given or "service" in given or "PGSSLMODE" in os.environ or "PGSERVICE" in os.environ
+    return url if here or said else make_conninfo(url, sslmode="require")
 
 
 @contextmanager

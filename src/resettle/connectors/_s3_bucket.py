@@ -11,13 +11,14 @@ from datetime import datetime
 from typing import Any
 
 from resettle.calls import Caller
+from resettle.connector import Needs
 from resettle.errors import AccessError, ConfigError, ConnectorError, RejectedError
 
 MD5 = "resettle-md5"
 """The user metadata that holds a body's MD5 as lower-case hex, where it was known when the upload began."""
 
-PIECE = 1 << 20
-"""Bytes read from the network at a time."""
+PIECE = 1 << 18
+"""Bytes read from the network at a time: few enough to be still in the processor's cache when they are sent on."""
 
 _HEX = re.compile(r"[0-9a-f]{32}")
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -121,18 +122,22 @@ class Bucket:
                     self._plain = seen.checked
             return bool(self._plain)
 
-    def stream(self, key: str, start: int, etag: str | None) -> Iterator[bytes]:
-        """An object's bytes from ``start`` on, in one connection. TransientError where it was cut."""
+    def get(self, key: str, start: int, etag: str | None) -> Mapping[str, Any]:
+        """The answer with an object's bytes from ``start`` on; `stream` reads it."""
         given = {"Range": f"bytes={start}-"} if start else {}
         given |= {"IfMatch": f'"{etag}"'} if etag else {}
         try:
-            answer = self.ask("get_object", Key=key, **given)
+            answer: Mapping[str, Any] = self.ask("get_object", Key=key, **given)
+            return answer
         except self.client.exceptions.ClientError as error:
             if code(error) in {"PreconditionFailed", "412"}:
                 raise RejectedError("changed", "it changed while it was read", connection=self.connection) from None
             if code(error) in _ABSENT:
                 raise RejectedError("gone", "there is no such object", connection=self.connection) from None
             raise
+
+    def stream(self, answer: Mapping[str, Any]) -> Iterator[bytes]:
+        """The bytes of an answer of `get`. TransientError where it was cut."""
         with closing(answer["Body"]) as body:
             try:
                 yield from body.iter_chunks(PIECE)
@@ -183,3 +188,15 @@ def md5_of(etag: str | None) -> str | None:
 def encrypted(answer: Mapping[str, Any]) -> bool:
     """Whether an object's ETag is no MD5 although it may look like one: encrypted by KMS or by the caller's key."""
     return str(answer.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in answer
+
+
+def rights(needs: Needs, bucket: str, prefix: str, *, rollback: bool) -> list[str]:
+    """The actions of a policy of IAM, and on what."""
+    whole, below = f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/{prefix}*"
+    writes = any(use.created for use in needs.uses)
+    if rollback:
+        return [f"s3:DeleteObject on {below}"] if writes else []
+    read = [f"s3:ListBucket on {whole}", f"s3:GetObject on {below}"]
+    uploads = [f"s3:ListBucketMultipartUploads on {whole}", f"s3:ListMultipartUploadParts on {below}"]
+    written = [f"s3:PutObject on {below}", f"s3:AbortMultipartUpload on {below}", *uploads]
+    return [*read, *written] if writes else read

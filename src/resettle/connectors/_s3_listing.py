@@ -1,9 +1,9 @@
-"""Listings of a bucket: parts that can be read on their own, objects as rows, and finding some keys among many."""
+"""Listings of a bucket: parts that can be read on their own, objects as rows, and single looks."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,11 +24,35 @@ COLUMNS = (
 AT_ONCE = 16
 """Objects that are looked at in parallel."""
 
-FEW = 64
-"""Up to so many keys are looked at one by one, without a listing."""
-
 DEEPEST = 8
 """Folders that hold nothing but one folder are gone through so far to find parts."""
+
+
+REMEMBERED = 40_000
+"""Objects of a listing that are remembered until they are opened: two batches, about 20 MB."""
+
+
+class Listed:
+    """What was listed last, for opening it without another look. From many threads."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Found] = {}
+        self._lock = threading.Lock()
+
+    def add(self, objects: Iterable[Found]) -> None:
+        """Remember those whose MD5 the listing knows; the longest remembered make room."""
+        with self._lock:
+            for one in objects:
+                if one.md5 is not None:
+                    self._found.pop(one.key, None)
+                    self._found[one.key] = one
+            while len(self._found) > REMEMBERED:
+                del self._found[next(iter(self._found))]
+
+    def take(self, key: str) -> Found | None:
+        """What is remembered of an object, once."""
+        with self._lock:
+            return self._found.pop(key, None)
 
 
 def table(objects: Sequence[Found], names: Sequence[str]) -> pa.Table:
@@ -85,34 +109,6 @@ def _rest(bucket: Bucket, above: str, level: str, known: set[str], rows: int) ->
                 continue
             for inner in bucket.pages(rows, Prefix=folder):
                 yield bucket.found(inner)
-
-
-def find(bucket: Bucket, keys: Sequence[str], columns: Sequence[str]) -> list[Found]:
-    """Those of ``keys`` (sorted, each once) that are there.
-
-    A listing of what their names have in common costs less than many looks, unless it holds far more than they
-    are: it is given up as soon as looking would have been faster. What a listing does not tell (the MD5 of an
-    object in parts, the content type) is looked up where it is asked for.
-    """
-    if len(keys) <= FEW or "content_type" in columns:
-        return looks(bucket, keys)
-    wanted, found = set(keys), dict[str, Found]()
-    budget = len(keys) // AT_ONCE
-    missing: list[str] = []
-    for number, page in enumerate(bucket.pages(Prefix=_shared(keys[0], keys[-1]))):
-        if number >= budget:
-            missing = [key for key in keys if key not in found]
-            break
-        found |= {one.key: one for one in bucket.found(page) if one.key in wanted}
-    unsaid = [one.key for one in found.values() if one.md5 is None] if "md5" in columns else []
-    seen = {one.key: one for one in looks(bucket, [*missing, *unsaid])}
-    return [seen.get(key) or found[key] for key in keys if key in seen or (key in found and key not in unsaid)]
-
-
-def _shared(first: str, last: str) -> str:
-    """What both begin with, and so all that are sorted between them."""
-    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-    return "".join(one for one, _ in pairs)
 
 
 def looks(bucket: Bucket, keys: Sequence[str]) -> list[Found]:

@@ -1,13 +1,16 @@
 """Uploads: a body becomes an object in bounded memory, whole and verified or not at all.
 
-Nothing becomes visible before every byte has been counted and hashed: a body of up to one part goes in one request,
-a larger one as a multipart upload that is completed only then. The service checks each request against its MD5.
+Nothing becomes visible before every byte has been counted and hashed. A body whose size and MD5 are known beforehand
+goes on in one request as it comes in, and its end is held back until then; a smaller one is read first; any other is a
+multipart upload that is completed only then. Each request carries its MD5. Where the answer to a whole object has the
+MD5 of its bytes for an ETag, the service has hashed what it now holds; otherwise what lies there is looked at.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -18,8 +21,11 @@ from typing import Any
 from resettle.calls import Caller
 from resettle.connector import Body, Stored
 from resettle.connectors._s3_bucket import MD5, Bucket, Found, bare, code, encrypted
+from resettle.connectors._s3_incoming import Incoming, Through
+from resettle.connectors._s3_wire import MOST, BrokenOffError
 from resettle.errors import ConnectorError, RejectedError, TransientError
 
+_LOG = logging.getLogger("resettle")
 MIB = 1 << 20
 PARTS = 10_000
 """The most parts that an upload may have."""
@@ -31,61 +37,11 @@ OLD = timedelta(days=1)
 """An upload is given up only if it began longer ago: a younger one may be another run's, still going on."""
 
 
+
 def part_size(asked: int, size: int | None) -> int:
     """Bytes of every part but the last: what was asked for, more where 10,000 of them would not hold ``size``."""
     needed = -(-(size or 0) // PARTS)
     return -(-max(asked, needed) // MIB) * MIB + MARK
-
-
-class Incoming:
-    """A body's bytes in blocks of one size, counted and hashed; taken up again where the connection was cut."""
-
-    def __init__(self, body: Body, call: Caller) -> None:
-        self._body, self._call = body, call
-        self._held, self._ended = bytearray(), False
-        self._pieces: Iterator[bytes] | None = None
-        self._hash = hashlib.md5(usedforsecurity=False)
-        self.size = 0
-
-    def block(self, size: int) -> bytes:
-        """The next ``size`` bytes; fewer at the end, none after it."""
-        self._call(self._fill, size)
-        with memoryview(self._held) as held:
-            block = bytes(held[:size])
-        del self._held[: len(block)]
-        return block
-
-    def check(self) -> str:
-        """The MD5 of all of it. Raises RejectedError("changed") where it is not what the body's service said."""
-        md5 = self._hash.hexdigest()
-        if self._body.size is not None and self.size != self._body.size:
-            raise RejectedError("changed", "its bytes are not as many as was said")
-        if self._body.md5 is not None and md5 != self._body.md5.lower():
-            raise RejectedError("changed", "its bytes do not have the MD5 that was said")
-        return md5
-
-    def close(self) -> None:
-        pieces, self._pieces = self._pieces, None
-        if (close := getattr(pieces, "close", None)) is not None:
-            close()
-
-    def _fill(self, size: int) -> None:
-        while len(self._held) < size and not self._ended:
-            if self._pieces is None:
-                self._pieces = iter(self._body.chunks(self.size))
-            try:
-                piece = next(self._pieces, None)
-            except TransientError:
-                self.close()
-                raise
-            if piece is None:
-                self._ended = True
-                return
-            self._hash.update(piece)
-            self._held += piece
-            self.size += len(piece)
-            if self._body.size is not None and self.size > self._body.size:
-                self.check()  # no need to read the rest
 
 
 @dataclass(frozen=True)
@@ -112,6 +68,8 @@ class Uploads:
         before = self._bucket.look(key)
         if before and not replace:
             raise self._exists()
+        if body.md5 and body.size and body.size <= MOST and self._bucket.client.streams:
+            return self._verified(key, self._through(key, body, given, replace=replace), before)
         size = part_size(self._part, body.size)
         with closing(Incoming(body, self._call)) as incoming:
             first = incoming.block(size)
@@ -123,6 +81,17 @@ class Uploads:
             else:
                 sent = self._at_once(key, first, incoming, given, replace=replace)
         return self._verified(key, sent, before)
+
+    def _through(self, key: str, body: Body, given: Mapping[str, Any], *, replace: bool) -> Sent:
+        md5, size = str(body.md5).lower(), body.size or 0
+        given = {**given, "Metadata": {**given["Metadata"], MD5: md5}, "ContentLength": size}
+        through = Through(body, self._call)
+        sent = Sent(size, md5, md5, md5)
+        try:
+            answer = self._made("put_object", key, sent, replace, Body=through, ContentMD5=_base64(md5), **given)
+        except BrokenOffError as error:
+            raise error.cause from None
+        return Sent(size, md5, md5 if not encrypted(answer) else "", bare(answer.get("ETag")))
 
     def _at_once(self, key: str, block: bytes, incoming: Incoming, given: Mapping[str, Any], *, replace: bool) -> Sent:
         md5 = incoming.check()
@@ -214,7 +183,9 @@ class Uploads:
             raise self._exists() from None
 
     def _verified(self, key: str, sent: Sent, before: Found | None) -> Stored:
-        """Look at what is there now. What is not what was sent is removed, if it is ours and nothing was there."""
+        """Know what is there now. What is not what was sent is removed, if it is ours and nothing was there."""
+        if sent.etag == sent.expected == sent.md5:
+            return Stored(sent.size, sent.md5, sent.etag)
         there = self._bucket.look(key)
         if there and there.size == sent.size and _agree(sent, there):
             return Stored(sent.size, sent.md5, there.etag)
@@ -250,6 +221,10 @@ class Uploads:
                 page = self._bucket.ask("list_multipart_uploads", Prefix=prefix, **more)
             except self._bucket.client.exceptions.ClientError as error:
                 if code(error) == "NotImplemented":
+                    facts = {"connection": self._bucket.connection}
+                    _LOG.info(
+                        "unfinished uploads cannot be listed here, and are left to the service", extra={"facts": facts}
+                    )
                     return
                 raise
             yield from page.get("Uploads", [])

@@ -23,8 +23,20 @@ SIZES = (30_000, 1_000, 1)
 """Parameters in one INSERT of many rows, the most first: SQLite takes 32,766."""
 
 
-def connect(uri: str, timeout: float) -> sqlite3.Connection:
+def connect(uri: str, mode: str, timeout: float, readonly: bool) -> sqlite3.Connection:
+    """A connection in this mode. What a killed process left half written is taken back first, unless ``readonly``."""
+    try:
+        return _connected(f"{uri}?mode={mode}", timeout)
+    except sqlite3.OperationalError as error:
+        if readonly or error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+            raise
+    _connected(f"{uri}?mode=rw", timeout).close()  # only who may write can take it back
+    return _connected(f"{uri}?mode={mode}", timeout)
+
+
+def _connected(uri: str, timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)  # a migration's own SQL reaches no other file
     connection.execute("PRAGMA foreign_keys = ON")
     # A large transaction would else lock readers out before it commits, ourselves among them.
     connection.execute("PRAGMA cache_spill = OFF")

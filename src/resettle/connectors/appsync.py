@@ -11,7 +11,7 @@ import functools
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from resettle.batch import TROUBLE, Action, Batch, Partition, Schema
 from resettle.calls import Caller
-from resettle.connector import Sql
+from resettle.connector import Needs, Sql
 from resettle.connectors._appsync_auth import (
     ApiKey,
     Cognito,
@@ -31,6 +31,7 @@ from resettle.connectors._appsync_auth import (
     IamSettings,
     cognito_error,
 )
+from resettle.connectors._appsync_find import Finder
 from resettle.connectors._appsync_http import (
     MOST_READS,
     MOST_WRITES,
@@ -41,14 +42,12 @@ from resettle.connectors._appsync_http import (
     Http,
     pool_of,
 )
+from resettle.connectors._appsync_memory import Memory
 from resettle.connectors._appsync_read import Item, Requests
-from resettle.connectors._appsync_schema import INTROSPECTION, Listing, Model, models
-from resettle.connectors._appsync_values import said, table_of
+from resettle.connectors._appsync_schema import INTROSPECTION, Model, models, operations
+from resettle.connectors._appsync_values import table_of
 from resettle.connectors._appsync_write import Writer
 from resettle.errors import AccessError, ConfigError, ConnectorError, CorruptError, RejectedError, TransientError
-
-LARGEST_PAGE_OF_AN_INDEX = 100
-"""Rows of one value of an index in one answer: it holds many values."""
 
 
 class AliasSettings(BaseModel):
@@ -157,9 +156,20 @@ class AppSync:
         self._http = Http(settings.url, _auth_of(settings), settings.connect_timeout, settings.timeout)
         explain = lambda one: explained(f"{one.kind}: {one.text}", name)  # noqa: E731
         self._requests = Requests(self._http, self._call, explain, settings.workers, settings.aliases.read)
+        self._find = Finder(name, self._requests, self._models, settings.page_size, settings.aliases.read)
         self._known: dict[str, Model] | None = None
         self._writers: dict[str, Writer] = {}
         self._local = threading.local()
+        self._memory = Memory()
+
+    @property
+    def concurrency(self) -> int:
+        """Requests at a time: `workers`, unless a run says another number."""
+        return self._requests.workers
+
+    @concurrency.setter
+    def concurrency(self, wanted: int) -> None:
+        self._requests.workers = wanted
 
     def datasets(self) -> Sequence[str]:
         return sorted(self._models())
@@ -174,13 +184,13 @@ class AppSync:
 
     def partitions(self, dataset: str, wanted: int) -> Sequence[Partition]:
         """One: a page is found by the one before it."""
-        self._way(self._model(dataset))
+        self._find.way(self._model(dataset))
         return [Partition(dataset, "all")]
 
     def read(self, partition: Partition, rows: int) -> Iterator[Batch]:
         """A page is at most ``rows`` and `page_size`, often less. A record that cannot be had whole has `_trouble`."""
         model = self._model(partition.dataset)
-        for page in self._all_pages(model, list(model.select.values()), min(rows, self._settings.page_size)):
+        for page in self._find.pages(model, list(model.select.values()), min(rows, self._settings.page_size)):
             yield Batch(partition.dataset, self._read_table(model, page))
 
     def close(self) -> None:
@@ -202,18 +212,26 @@ class AppSync:
 
     def empty(self, dataset: str) -> bool:
         model = self._model(dataset)
-        return not any(page for page in self._all_pages(model, list(model.schema.key), 1))
+        return not any(page for page in self._find.pages(model, list(model.schema.key), 1))
 
     def fetch(self, dataset: str, keys: pa.Table, columns: Sequence[str], *, lock: bool = False) -> pa.Table:
         """Nobody can be locked out: ``lock`` changes nothing."""
+        return self._fetched(dataset, keys, columns, self._memory)
+
+    def remembering(self) -> AbstractContextManager[None]:
+        """One listing of a dataset is kept, once look-ups would have taken more requests."""
+        return self._memory.remembering()
+
+    def _fetched(self, dataset: str, keys: pa.Table, columns: Sequence[str], memory: Memory) -> pa.Table:
         model = self._model(dataset)
         names = list(dict.fromkeys([*keys.column_names, *columns]))
         for name in names:
             if name not in model.select:
                 raise _unknown(f"{self.name}.{dataset} has no column {name!r}", name, model.select)
         wanted = keys.drop_null().group_by(keys.column_names, use_threads=False).aggregate([])
-        items = self._found(model, wanted, [model.select[name] for name in names]) if wanted.num_rows else []
-        table = self._fetched_table(model, names, items)
+        table = memory.table(dataset, names)
+        if table is None:
+            table = self._looked_up(model, wanted, names, memory)
         kept = table.join(wanted, keys.column_names, join_type="left semi", use_threads=False)
         return kept.select(names).combine_chunks()
 
@@ -262,6 +280,9 @@ class AppSync:
     def ask(self, sql: str, *, role: str | None = None, claims: str | None = None) -> list[tuple[Any, ...]]:
         raise ConfigError(f"{self.name}: a GraphQL API cannot be asked in SQL")
 
+    def privileges(self, needs: Needs, *, rollback: bool = False) -> Sequence[str]:
+        return operations({use.dataset: self._model(use.dataset) for use in needs.uses}, needs, rollback=rollback)
+
     def _models(self) -> dict[str, Model]:
         if self._known is None:
             answer = self._call(self._http.run, INTROSPECTION)
@@ -280,52 +301,40 @@ class AppSync:
         if self._settings.readonly or getattr(self._local, "open", None):
             raise AccessError("the connection or the transaction is read-only", connection=self.name)
         if dataset not in self._writers:
-            fetch = functools.partial(self.fetch, dataset)
-            writer = Writer(self._requests, self._model(dataset), fetch, self._settings.aliases.write)
+            writer = Writer(
+                self._requests,
+                self._model(dataset),
+                functools.partial(self._looked, dataset),
+                self._settings.aliases.write,
+                functools.partial(self._wrote, dataset),
+            )
             self._writers.setdefault(dataset, writer)
         return self._writers[dataset]
 
-    def _way(self, model: Model) -> tuple[Listing, Model | None]:
-        """How all records are had: by the list, or by an index for each record of the model that its column names."""
-        if model.listing:
-            return model.listing, None
-        for index in model.indexes:
-            if not re.search("I[dD]$", index.by):
-                continue
-            named = index.by[:-2].lower()
-            parents = [one for name, one in self._models().items() if name.lower().endswith(named) and one.listing]
-            if len(parents) == 1 and parents[0].name != model.name:
-                return index, parents[0]
-        raise ConfigError(f"{self.name}.{model.name} cannot be listed: the API has no query for it")
+    def _looked(self, dataset: str, keys: pa.Table, columns: Sequence[str]) -> pa.Table:
+        """What is there at this moment; where only the whole list would tell, what is remembered of it."""
+        model, names = self._model(dataset), keys.column_names
+        return self._fetched(dataset, keys, columns, _NOTHING if self._find.singly(model, names) else self._memory)
 
-    def _all_pages(self, model: Model, select: Sequence[str], rows: int) -> Iterator[list[Item]]:
-        listing, parent = self._way(model)
-        text = f"{{items{{{' '.join(select)}}} nextToken}}"
-        if parent is None:
-            yield from self._requests.pages(listing, text, rows)
+    def _wrote(self, dataset: str, items: Sequence[Item] | None) -> None:
+        """The records as the service gave them when they were written; None where it is not known what became."""
+        model, names = self._model(dataset), self._memory.columns(dataset)
+        if not names:
             return
-        for page in self._all_pages(parent, [parent.schema.key[0]], self._settings.page_size):
-            values = [item[parent.schema.key[0]] for item in page]
-            yield from self._requests.lookups(listing, values, text, min(rows, LARGEST_PAGE_OF_AN_INDEX))
+        rows = table_of(model, names, items) if items is not None else None
+        plain = rows is not None and TROUBLE not in rows.column_names
+        self._memory.wrote(dataset, model.schema.key, rows if plain else None)
 
-    def _found(self, model: Model, wanted: pa.Table, select: Sequence[str]) -> list[Item]:
-        """Records that hold all the wanted ones, and maybe others."""
-        inner = f"{{{' '.join(select)}}}"
-        text = f"{{items{inner} nextToken}}"
-        keyed = bool(model.get) and set(model.key_types or {}) == set(wanted.column_names)
-        index = next((one for one in model.indexes if one.by in wanted.column_names), None)
-        if keyed or index:
-            lookups = -(-wanted.num_rows // self._settings.aliases.read)
-            listed = self._requests.first_pages(model, text, self._settings.page_size, lookups)
-            if listed is not None:
-                return listed
-        if keyed:
-            return [item for page in self._requests.gets(model, said(model, wanted), inner) for item in page]
-        if index:
-            values = list(dict.fromkeys(key[index.by] for key in said(model, wanted)))
-            pages = self._requests.lookups(index, values, text, LARGEST_PAGE_OF_AN_INDEX)
-            return [item for page in pages for item in page]
-        return [item for page in self._all_pages(model, select, self._settings.page_size) for item in page]
+    def _looked_up(self, model: Model, wanted: pa.Table, names: Sequence[str], memory: Memory) -> pa.Table:
+        """Records that hold all the wanted ones, and maybe others. A whole list is remembered."""
+        if not wanted.num_rows:
+            return self._fetched_table(model, names, [])
+        asked = memory.names(model.name, [*names, *model.schema.key]) if memory.open else names
+        items, whole = self._find.find(model, wanted, [model.select[name] for name in asked], memory)
+        table = self._fetched_table(model, asked, items)
+        if whole:
+            memory.keep(model.name, table)
+        return table
 
     def _read_table(self, model: Model, items: Sequence[Item]) -> pa.Table:
         table = table_of(model, list(model.select), items)
@@ -347,9 +356,13 @@ class AppSync:
         return table
 
     def _column(self, model: Model, name: str) -> pa.Array:
-        pages = self._all_pages(model, [name], self._settings.page_size)
+        pages = self._find.pages(model, [name], self._settings.page_size)
         found = [table_of(model, [name], page)[name].combine_chunks() for page in pages]
         return pa.concat_arrays([pa.array([], pa.string()), *found]).drop_null()
+
+
+_NOTHING = Memory()
+"""Nothing is ever remembered there: nobody opens it."""
 
 
 def _auth_of(settings: AppSyncSettings) -> Auth:

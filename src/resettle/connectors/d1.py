@@ -19,7 +19,7 @@ from resettle.batch import Action, Batch, Partition, Schema
 from resettle.calls import Caller
 from resettle.connector import Sql
 from resettle.connectors import _d1_sql as statements
-from resettle.connectors._d1_http import Answer, ApiError, GarbledError, Http, Statement, body_of, never_ran
+from resettle.connectors._d1_http import Answer, ApiError, GarbledError, Http, Statement, body_of, never_ran, privileges
 from resettle.connectors._d1_read import fetch, pages
 from resettle.connectors._d1_values import cell, filled, repaired
 from resettle.connectors._d1_write import Pending, Write, alarm_of, explained
@@ -91,8 +91,8 @@ def _answered(error: ApiError, connection: str) -> ConnectorError:
             slow = _SLOW.search(text) is not None
             return kind(words, connection=connection, retry_after=error.retry_after, throttled=slow)
         # The only words that are passed on: they speak of the SQL's names.
-        said = f"{words}: {error.text.partition(': SQLITE_')[0]}" if kind is ConnectorError else words
-        return kind(said, connection=connection)
+        told, sign, _ = error.text.partition(": SQLITE_")
+        return kind(f"{words}: {told}" if kind is ConnectorError and sign else words, connection=connection)
     return ConnectorError(f"the service answered HTTP {error.status}", connection=connection)
 
 
@@ -110,6 +110,7 @@ class D1:
 
     transactional = True
     dialect = "d1"
+    privileges = staticmethod(privileges)
 
     def __init__(self, name: str, settings: D1Settings, *, caller: Caller | None = None) -> None:
         self.name = name

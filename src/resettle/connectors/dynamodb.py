@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from resettle.batch import RECORD, Batch, Column, Partition, Schema
-from resettle.calls import Caller
-from resettle.connector import Source
+from resettle.calls import Caller, in_the_open
+from resettle.connector import Needs, Source
 from resettle.connectors import _dynamodb_json as typed
 from resettle.connectors._dynamodb_export import Bucket, Exports, Folder, Store
 from resettle.connectors._lines import batches
@@ -28,6 +28,7 @@ class DynamoDBSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     region: str | None = None
+    plain_http: bool = Field(default=False, description="an `endpoint_url` without TLS, elsewhere than on this machine")
     endpoint_url: str | None = None
     profile: str | None = None
     access_key_id: SecretStr | None = None
@@ -37,6 +38,13 @@ class DynamoDBSettings(BaseModel):
     segments: int | None = Field(default=None, ge=1, le=1_000_000, description="parts of a parallel scan")
     export: str | None = Field(default=None, description="a folder or s3://bucket/prefix with table exports")
     export_id: str | None = Field(default=None, description="one export, where not the newest of its table")
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _is_shut(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and value.startswith("http:") and in_the_open(value) and not info.data.get("plain_http"):
+            raise ValueError("begins with https://: elsewhere than on this machine http:// needs `plain_http: true`")
+        return value
 
 
 ERRORS: Mapping[str, type[ConnectorError]] = {
@@ -121,6 +129,7 @@ class DynamoDB:
         self, name: str, settings: DynamoDBSettings, *, caller: Caller | None = None, client: Any = None
     ) -> None:
         self.name = name
+        self._export = settings.export
         call = caller or Caller(functools.partial(errors, connection=name))
         self._form: Source
         if settings.export:
@@ -129,6 +138,17 @@ class DynamoDB:
         else:
             client = client or _client(name, settings, "dynamodb")
             self._form = Live(name, client, call, settings.segments, settings.consistent)
+
+    def privileges(self, needs: Needs, *, rollback: bool = False) -> Sequence[str]:
+        export = self._export or ""
+        if rollback or (export and not export.startswith("s3://")):
+            return ()
+        if export:
+            bucket, _, prefix = export.removeprefix("s3://").partition("/")
+            return (f"s3:ListBucket on arn:aws:s3:::{bucket}", f"s3:GetObject on arn:aws:s3:::{bucket}/{prefix}*")
+        tables = [f"arn:aws:dynamodb:*:*:table/{use.dataset}" for use in needs.uses]
+        own = [f"dynamodb:{action} on {table}" for table in tables for action in ("DescribeTable", "Scan")]
+        return ("dynamodb:ListTables on *", *own)
 
     def datasets(self) -> Sequence[str]:
         """Table names, sorted."""
@@ -267,7 +287,11 @@ def _client(name: str, settings: DynamoDBSettings, service: str) -> Any:
             aws_session_token=shown(settings.session_token),
         )
         # One attempt: only Caller retries. A connection for every thread that may read.
-        config = botocore.config.Config(retries={"mode": "standard", "total_max_attempts": 1}, max_pool_connections=64)
+        config = botocore.config.Config(
+            retries={"mode": "standard", "total_max_attempts": 1},
+            max_pool_connections=64,
+            ignore_configured_endpoint_urls=True,  # the environment must not lead past TLS
+        )
         return session.client(service, endpoint_url=settings.endpoint_url, config=config)
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
         # Such as an unknown profile, no region, a malformed URL: the message names the setting.

@@ -15,9 +15,9 @@ from google.auth.exceptions import TransportError
 from pydantic import BaseModel, ConfigDict, Field
 
 from resettle.batch import Batch, Partition, Schema
-from resettle.calls import Caller, Pace
-from resettle.connector import Body
-from resettle.connectors._google_drive_auth import Auth
+from resettle.calls import Caller, Quota
+from resettle.connector import Body, Needs
+from resettle.connectors._google_drive_auth import SCOPE, Auth
 from resettle.connectors._google_drive_http import LARGEST_PAGE, UNITS_PER_MINUTE, ApiError, File, Service
 from resettle.connectors._google_drive_listing import COLUMNS, Folder, Found, Listing, Search, kind, table
 from resettle.errors import AccessError, ConfigError, ConnectorError, RejectedError, TransientError
@@ -140,7 +140,7 @@ class GoogleDrive:
         queries = settings.queries_per_minute
         self._call = caller or Caller(
             functools.partial(errors, connection=name),
-            pace=Pace((queries or UNITS_PER_MINUTE) / 60),
+            pace=Quota(queries or UNITS_PER_MINUTE),
             # A quota is used up for a minute at most, and Google asks for waits of up to 64 seconds.
             attempts=12,
             longest=64.0,
@@ -149,6 +149,10 @@ class GoogleDrive:
         given = [settings.folder] if isinstance(settings.folder, str) else settings.folder
         self._folders = [_folder(name, one) for one in given]
         self._known: dict[str, _Bytes] = {}
+
+    def privileges(self, needs: Needs, *, rollback: bool = False) -> Sequence[str]:
+        shared = "each folder shared with the account, as a viewer"
+        return () if rollback else (f"the scope {SCOPE}", shared)
 
     def datasets(self) -> Sequence[str]:
         return [FILES]

@@ -22,13 +22,15 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from resettle.batch import Action, Batch, Partition, Schema
 from resettle.calls import Caller
-from resettle.connector import Sql
+from resettle.connector import Needs, Sql
 from resettle.connectors import _postgres_catalogue as catalogue
+from resettle.connectors import _postgres_digest as digesting
 from resettle.connectors import _postgres_read as reading
 from resettle.connectors import _postgres_write as writing
 from resettle.connectors._postgres_catalogue import Connection, Relation
 from resettle.connectors._postgres_copy import column_in, infer
-from resettle.connectors._postgres_session import Sessions, undone
+from resettle.connectors._postgres_grants import statements
+from resettle.connectors._postgres_session import Sessions, tls_by_default, undone
 from resettle.connectors._postgres_write import Refusal, Write
 from resettle.errors import (
     AccessError,
@@ -48,7 +50,8 @@ class PostgresSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: SecretStr
-    """A libpq URL: ``postgresql://user:password@host:port/database?sslmode=require``."""
+    """A libpq URL: ``postgresql://user:password@host:port/database``. Without an ``sslmode`` it is encrypted
+    (``require``), but for this machine's own addresses."""
     namespace: str = Field("public", alias="schema")
     """The schema of datasets that are named without one."""
     readonly: bool = False
@@ -107,6 +110,7 @@ _REFUSED = re.compile(
     r"role .* does not exist|not permitted to log in|tenant or user not found|no such user|permission denied",
     re.IGNORECASE,
 )
+_NO_TLS = re.compile(r"server does not support SSL", re.IGNORECASE)
 _NO_DATABASE = re.compile(r"database .* does not exist|no such database", re.IGNORECASE)
 _FUNCTION = re.compile(r'PL/pgSQL function ("[^"]+"|[\w.]+)\(')
 
@@ -141,6 +145,9 @@ def _culprit(reason: str, error: psycopg.Error) -> str:
 
 def _without_state(error: psycopg.Error, connection: str) -> ConnectorError:
     text = str(error)
+    if _NO_TLS.search(text):
+        hint = "give it a certificate; where nobody else can listen, say ?sslmode=disable in the URL"
+        return AccessError("the server does not speak TLS", connection=connection, hint=hint)
     if _NO_DATABASE.search(text):
         return AccessError(ERRORS["3D"][1], connection=connection, hint=HINTS["3D"])
     if _REFUSED.search(text):
@@ -182,7 +189,7 @@ class Postgres:
 
     def _connect(self) -> Connection:
         return psycopg.connect(
-            self._settings.url.get_secret_value(),
+            tls_by_default(self._settings.url.get_secret_value()),
             autocommit=True,  # transactions are begun by us, together with their settings in one round trip
             prepare_threshold=None,
             connect_timeout=self._settings.connect_timeout,
@@ -313,12 +320,23 @@ class Postgres:
 
         return self._reading(work)
 
+    def privileges(self, needs: Needs, *, rollback: bool = False) -> Sequence[str]:
+        return self._reading(lambda c: statements(c, needs, lambda name: self._relation(c, name), rollback=rollback))
+
+    def exact(self, dataset: str) -> frozenset[str]:
+        return digesting.exact(self._reading(lambda c: self._relation(c, dataset)))
+
+    def spelt(self, dataset: str, rows: pa.Table, whether: Sequence[str]) -> pa.Array:
+        return digesting.spelt(self._reading(lambda c: self._relation(c, dataset)), rows, whether)
+
+    def digests(self, dataset: str, columns: Sequence[str], whether: Sequence[str], bits: int) -> pa.Table:
+        return self._reading(lambda c: digesting.digests(c, self._relation(c, dataset), columns, whether, bits))
+
     # Sql
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-
         def work(connection: Connection) -> list[tuple[Any, ...]]:
-            cursor = connection.execute(_statement(sql, parameters), parameters or None)
+            cursor = connection.execute(reading.statement(sql, parameters), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
         return self._sessions.run(work, readonly=False)
@@ -329,7 +347,7 @@ class Postgres:
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
         """Bytes and uuids as binary, integers as int64, everything else as text."""
-        return self._reading(lambda connection: reading.query(connection, _statement(sql, parameters), parameters))
+        return self._reading(lambda connection: reading.query(connection, sql, parameters))
 
     def insert(self, table: str, rows: pa.Table) -> None:
         def work(connection: Connection) -> None:
@@ -351,11 +369,6 @@ class Postgres:
             known = catalogue.relation(connection, self._settings.namespace, dataset)
             self._relations[dataset] = known
         return known
-
-
-def _statement(text: str, parameters: Sequence[Any]) -> bytes:
-    """`%%` is one percent sign in any case; psycopg takes it for one only where there are parameters."""
-    return (text if parameters else text.replace("%%", "%")).encode()
 
 
 def _refusals(jobs: Sequence[Write], refused: Sequence[Refusal]) -> pa.Table:

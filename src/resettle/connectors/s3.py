@@ -9,20 +9,23 @@ import functools
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from resettle.batch import Action, Batch, Partition, Schema
-from resettle.calls import Caller
-from resettle.connector import Body, Sql, Stored
+from resettle.calls import Caller, in_the_open
+from resettle.connector import Body, Needs, Sql, Stored
 from resettle.connectors import _s3_listing as listing
-from resettle.connectors._s3_bucket import Bucket, Found, code
+from resettle.connectors._s3_bucket import Bucket, Found, code, rights
+from resettle.connectors._s3_client import connect
+from resettle.connectors._s3_memory import Memory
 from resettle.connectors._s3_upload import MIB, Uploads
+from resettle.connectors._s3_wire import Wire
 from resettle.errors import AccessError, ConfigError, ConnectorError, RejectedError, TransientError
 
 
@@ -33,6 +36,7 @@ class S3Settings(BaseModel):
 
     bucket: str
     prefix: str = Field(default="", description="only objects whose key begins so are seen; keys stay whole")
+    plain_http: bool = Field(default=False, description="an `endpoint` without TLS, elsewhere than on this machine")
     endpoint: str | None = Field(
         default=None, description="https://ACCOUNT.r2.cloudflarestorage.com for R2; AWS where left out"
     )
@@ -54,12 +58,14 @@ class S3Settings(BaseModel):
 
     @field_validator("endpoint")
     @classmethod
-    def _is_a_place(cls, value: str | None) -> str | None:
+    def _is_a_place(cls, value: str | None, info: ValidationInfo) -> str | None:
         parts = urlsplit(value or "https://aws")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("begins with https:// (or http://, for a server on this machine)")
         if parts.path.strip("/") or parts.username:
             raise ValueError("has a host alone: the bucket and the keys have settings of their own")
+        if value and in_the_open(value) and not info.data.get("plain_http"):
+            raise ValueError("begins with https://: elsewhere than on this machine http:// needs `plain_http: true`")
         return value
 
     @model_validator(mode="after")
@@ -164,6 +170,9 @@ class S3:
 
     transactional = False
 
+    def privileges(self, needs: Needs, *, rollback: bool = False) -> Sequence[str]:
+        return rights(needs, self._settings.bucket, self._settings.prefix, rollback=rollback)
+
     def __init__(
         self,
         name: str,
@@ -177,8 +186,11 @@ class S3:
         self._settings = settings
         translate = functools.partial(errors, connection=name)
         call = caller or Caller(translate)
-        self._client = client or _client(name, settings)
-        self._bucket = Bucket(name, self._client, call, settings.bucket, translate)
+        self._client, credentials = (client, None) if client else connect(name, settings)
+        wire = Wire(self._client, credentials, settings.bucket, clock)
+        self._bucket = Bucket(name, wire, call, settings.bucket, translate)
+        self._listed = listing.Listed()
+        self._memory = Memory(self._bucket)
         self._uploads = Uploads(self._bucket, call, settings.part_size, clock)
         self._local = threading.local()
 
@@ -208,21 +220,41 @@ class S3:
         """A batch is a page: at most 1,000 objects. ``content_type`` is null: a listing does not know it."""
         names = [column.name for column in listing.COLUMNS]
         for found in listing.read(self._bucket, partition.detail, rows):
+            self._listed.add(found)
             yield Batch(partition.dataset, listing.table(found, names))
 
     def close(self) -> None:
         self._client.close()
 
     def open(self, dataset: str, key: str) -> Body:
-        """The object as it is now: `chunks` raises RejectedError("changed") if it is another by then."""
+        """The object as it is now: `chunks` raises RejectedError("changed") if it is another by then.
+
+        One that this connection listed a while ago is asked for at once, without a look before: if it is the same
+        still, the answer says what the listing did not.
+        """
         self._known(dataset)
+        if (listed := self._listed.take(key)) is not None and (body := self._opened(listed)) is not None:
+            return body
         found = self._look(key)
         if found is None:
             raise RejectedError("gone", "there is no such object", connection=self.name)
-        return Body(functools.partial(self._chunks, found), found.size, found.md5, found.content_type)
+        return Body(functools.partial(self._chunks, found, []), found.size, found.md5, found.content_type)
 
-    def _chunks(self, found: Found, start: int) -> Iterator[bytes]:
-        return self._bucket.stream(found.key, start, found.etag) if start < found.size else iter(())
+    def _opened(self, found: Found) -> Body | None:
+        """A listed object with its first answer; None where it is another one now."""
+        try:
+            answer = self._bucket.get(found.key, 0, found.etag)
+        except RejectedError:
+            return None
+        kind = answer.get("ContentType")
+        return Body(functools.partial(self._chunks, found, [answer]), found.size, found.md5, kind)
+
+    def _chunks(self, found: Found, begun: list[Mapping[str, Any]], start: int) -> Iterator[bytes]:
+        """The bytes; ``begun`` holds the answer that is there already, for whoever reads from the beginning first."""
+        if start >= found.size:
+            return iter(())
+        answer = begun.pop() if begun and start == 0 else self._bucket.get(found.key, start, found.etag)
+        return self._bucket.stream(answer)
 
     def _look(self, key: str) -> Found | None:
         self._bucket.reach()
@@ -241,6 +273,7 @@ class S3:
         given: dict[str, Any] = {"Metadata": _metadata(metadata, self.name)}
         given |= {"ContentType": body.content_type} if body.content_type else {}
         self._bucket.reach()
+        self._memory.touched(key)
         return self._uploads.put(key, body, given, replace=replace)
 
     def abandon(self, dataset: str) -> int:
@@ -253,6 +286,8 @@ class S3:
         the older ones stay."""
         self._writable(dataset)
         found = self._found(keys, [])
+        for one in found:
+            self._memory.touched(one.key)
         with listing.pool() as pool:
             return sum(1 for _ in pool.map(self._bucket.remove, (one.key for one in found)))
 
@@ -291,6 +326,10 @@ class S3:
         self._known(dataset)
         return listing.table(self._found(keys, columns), list(dict.fromkeys(["key", *columns])))
 
+    def remembering(self) -> AbstractContextManager[None]:
+        """A listing is kept, once looks would have taken more requests; see `_s3_memory.Memory`."""
+        return self._memory.remembering()
+
     def orphans(self, dataset: str) -> pa.Table:
         """None: objects point at nothing."""
         return pa.table({"constraint": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
@@ -304,7 +343,7 @@ class S3:
         self._bucket.reach()
         prefix = self._settings.prefix
         wanted = {key for key in keys["key"].to_pylist() if key and key.startswith(prefix)}
-        return listing.find(self._bucket, sorted(wanted), columns)
+        return self._memory.find(sorted(wanted), columns)
 
     def _writable(self, dataset: str) -> None:
         self._known(dataset)
@@ -346,44 +385,3 @@ def _seconds(after: str) -> float | None:
     except ValueError:
         return None
     return max((when - datetime.now(UTC)).total_seconds(), 0.0)
-
-
-def _client(name: str, settings: S3Settings) -> Any:
-    try:
-        import boto3
-        import botocore.config
-        import botocore.exceptions
-    except ImportError:
-        raise ConfigError(f"{name} needs boto3", hint='pip install "resettle[s3]"') from None
-
-    def shown(secret: SecretStr | None) -> str | None:
-        return secret.get_secret_value() if secret else None
-
-    styles = {None: "path" if settings.endpoint else "auto", True: "path", False: "virtual"}
-    config = botocore.config.Config(
-        # One attempt: only Caller retries. A connection for every thread that may copy.
-        retries={"mode": "standard", "total_max_attempts": 1},
-        max_pool_connections=64,
-        s3={"addressing_style": styles[settings.path_style]},
-        # Requests carry their MD5; other checksums are unknown to many services.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        # The environment must not send two ends to one place, or past TLS.
-        ignore_configured_endpoint_urls=True,
-    )
-    try:
-        session = boto3.Session(
-            profile_name=settings.profile,
-            region_name=settings.region,
-            aws_access_key_id=shown(settings.access_key),
-            aws_secret_access_key=shown(settings.secret_key),
-            aws_session_token=shown(settings.session_token),
-        )
-        region = session.region_name
-        if settings.endpoint and not settings.region:
-            host = urlsplit(settings.endpoint).hostname or ""
-            region = "auto" if host.endswith(".r2.cloudflarestorage.com") else region or "us-east-1"
-        return session.client("s3", endpoint_url=settings.endpoint, region_name=region, config=config)
-    except (botocore.exceptions.BotoCoreError, ValueError) as error:
-        # Such as an unknown profile or a malformed URL: the message names the setting.
-        raise ConfigError(f"{name}: {error}") from error

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from resettle import private
 from resettle.batch import Action, Batch, Partition, Schema
 from resettle.calls import Caller
 from resettle.connector import Sql
@@ -88,8 +89,8 @@ def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
     if not isinstance(error, sqlite3.Error) or not hasattr(error, "sqlite_errorcode"):
         return None
     if error.sqlite_errorname in REFUSALS:
-        # "UNIQUE constraint failed: people.id": SQLite names columns and constraints here, never values.
-        detail = str(error).partition(": ")[2]
+        # "UNIQUE constraint failed: people.id": columns and constraints; what a trigger says may hold values.
+        detail = "" if error.sqlite_errorname.endswith("_TRIGGER") else str(error).partition(": ")[2]
         return RejectedError(REFUSALS[error.sqlite_errorname], detail, connection=connection)
     known = ERRORS.get(error.sqlite_errorcode & 0xFF)
     return known(str(error), connection=connection) if known else None
@@ -210,7 +211,7 @@ class SQLite:
                 self._local.open = None
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
-        if self._open or self._settings.readonly:
+        if self._open or self._settings.readonly or sql.lstrip()[:6].upper() == "SELECT":
             return self._rows(marked(sql), parameters)
         with self._writing:
             return self._call(page, self._writable(), marked(sql), parameters)
@@ -335,7 +336,7 @@ class SQLite:
         return self._writer
 
     def _connect(self, mode: str) -> sqlite3.Connection:
-        return self._call(connect, f"{self._path.as_uri()}?mode={mode}", self._settings.busy_timeout)
+        return self._call(connect, self._path.as_uri(), mode, self._settings.busy_timeout, self._settings.readonly)
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         return self._call(page, self._current(), sql, parameters)
@@ -385,8 +386,7 @@ def _existing(name: str, settings: SQLiteSettings) -> Path:
     path = settings.path.expanduser().absolute()
     try:
         if settings.create and not settings.readonly:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)  # to SQLite, an empty file is an empty database
+            private.keep(path)  # to SQLite, an empty file is an empty database
         if path.is_file():
             return path
         near = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -6,6 +6,7 @@ A batch that the target refuses is narrowed to the refused units, which are held
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -24,7 +25,16 @@ from resettle.engine.decision import Decided, Decision, Foreseen
 from resettle.engine.effects import carry_out, merged, of_units, outside
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_wire
-from resettle.engine.flow import Connections, FlowRun, Options, compile_flow, open_flow, referenced, selected
+from resettle.engine.flow import (
+    Connections,
+    FlowRun,
+    Options,
+    compile_flow,
+    open_flow,
+    referenced,
+    remembering,
+    selected,
+)
 from resettle.engine.patch import documents
 from resettle.engine.plan import Plan, check_fresh, decision_hashes, plan
 from resettle.engine.remember import record_of
@@ -79,9 +89,10 @@ def apply(
     compiled = {name: compile_flow(migration, name, connections) for name in names}
     ledger.prepare({name: list(flow.all_outputs) for name, flow in migration.file.flows.items()})
     counted: list[Counts] = []
-    with ledger.run(phase, options.as_json(), now, lock=True) as run, alive(ledger, run):
+    with ExitStack() as stack, ledger.run(phase, options.as_json(), now, lock=True) as run, alive(ledger, run):
         for name in names:
             flow = open_flow(migration, name, connections, ledger, foreseen, now, options, compiled.pop(name))
+            stack.enter_context(remembering(flow.targets))
             counts = Counts(name, unmapped=flow.shape.unmapped, unseen=flow.shape.unseen)
             counted.append(counts)
             writer = Writer(flow, ledger, run, foreseen, counts, saved.decisions[name] if saved else None)
@@ -187,6 +198,7 @@ class Writer:
             tries += 1
             if tries > 1:  # a lost answer may have been a commit: look at the ledger again
                 prepared = replace(prepared, known=self._ledger.known(self._flow.name, prepared.units))
+                self._optimistic = False  # what it made is no creation of this decision: later batches must look for it
             with transactions(self._flow.targets, self._ledger):
                 decision = self._decide(prepared, done, tries)
                 if refused is not None:
@@ -209,7 +221,7 @@ class Writer:
     def _decide(self, prepared: Prepared, done: Decision | None, tries: int) -> Decision:
         if done is not None and len(self._outside) == len(self._flow.shape.outputs):
             return of_units(done, prepared.units)
-        decision = self._decider.decide(prepared, optimistic=self._optimistic and tries == 1, lock=True)
+        decision = self._decider.decide(prepared, optimistic=self._optimistic, lock=True)
         if done is not None:
             return merged(decision, of_units(done, prepared.units), self._outside, self._decider.hold)
         if tries == 1:  # what a lost answer had committed is unchanged now, as the plan would have it

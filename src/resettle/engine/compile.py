@@ -16,12 +16,12 @@ import pyarrow as pa
 from resettle.batch import Schema
 from resettle.engine.fingerprint import join_key
 from resettle.engine.lookups import Lookups
-from resettle.engine.outputs import compile_output, first_line, snake
-from resettle.engine.statements import FlowShape, OutputShape, rules_sql, struct_sql
+from resettle.engine.outputs import compile_output, snake
+from resettle.engine.statements import FlowShape, OutputShape, rules_sql, struct_sql, with_row_key
 from resettle.errors import MappingError
 from resettle.mapping.columns import quote
 from resettle.mapping.load import Migration, suggest
-from resettle.mapping.sql import Parsed, SqlError, parse_expression, parse_query
+from resettle.mapping.sql import Parsed, SqlError, first_line, parse_expression, parse_query
 
 OURS = ("_unit", "_raw", "_n", "migration_time")
 
@@ -47,6 +47,7 @@ class Compiler:
         self._used: dict[str, None] = {}
         self._types = source_types
         self._previous: dict[str, OutputShape] = {}
+        self._beside: set[str] = set()
         self._extra: frozenset[str] = frozenset()
         self._unseen: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._rows_sql: str | None = None
@@ -69,8 +70,10 @@ class Compiler:
             *((p, (*at, *k)) for k, p in rules.items()),
         ]:
             self.bind(one, *place)
+        label = self._label(*at)
         rows_sql = self._query(flow.rows, *at, "rows") if flow.rows else None
         row_rules = self._row_rules(rows_sql)
+        row_key = self._row_key(rows_sql, *at)
         outputs = self._outputs(rows_sql)
         names = [column.name for column in self.source.columns]
         unmapped = tuple(name for name in names if name not in self._used)
@@ -84,9 +87,10 @@ class Compiler:
             rules_sql(rules, tried=True),
             rows_sql,
             tuple(outputs),
-            rules_sql(row_rules, tried=False),
-            rules_sql(row_rules, tried=True),
+            with_row_key(rules_sql(row_rules, tried=False), row_key),
+            with_row_key(rules_sql(row_rules, tried=True), row_key),
             tuple(sorted(self._asked.union(self._lookups.asked((), self._functions)))),
+            label=label,
             unmapped=unmapped,
             unseen=tuple(name for name in self._used if name not in names and name not in OURS),
             open=self.source.open,
@@ -117,6 +121,27 @@ class Compiler:
             self.bind(one, *rules[rule][1])
         return parsed
 
+    def _label(self, *at: str) -> Parsed | None:
+        """What a record is called for people. The lookups that it needs are loaded only where it is shown."""
+        if self.flow.label is None:
+            return None
+        functions = set(self._functions)
+        parsed = self.expression(self.flow.label, *at, "label")
+        self._functions = functions
+        self.bind(parsed, *at, "label")
+        return parsed
+
+    def _row_key(self, rows_sql: str | None, *at: str) -> Parsed | None:
+        if self.flow.row_key is None:
+            return None
+        if rows_sql is None:
+            message = "`row_key:` is about the rows of a `rows:` query, and there is none"
+            raise MappingError(self.migration.place(*at, "row_key"), message)
+        self._relation(rows_sql)
+        parsed = self.expression(self.flow.row_key, *at, "row_key")
+        self.bind(parsed, *at, "row_key")
+        return parsed
+
     def _outputs(self, rows_sql: str | None) -> list[OutputShape]:
         outputs = []
         for name, output in self.flow.all_outputs.items():
@@ -124,9 +149,11 @@ class Compiler:
             self._relation(rows_sql)
             if output.rows:
                 self._relation(self._query(output.rows, *at, "rows"))
+            self._beside = set()
             made = compile_output(self, name, output, at)
             self._asked |= set(self._lookups.asked(made.lookups, ()))  # of the rows that this output sees
-            outputs.append(replace(made, rows_sql=(self._rows_sql or "") if output.rows else ""))
+            own = (self._rows_sql or "") if output.rows else ""
+            outputs.append(replace(made, rows_sql=own, beside=frozenset(self._beside)))
             self._previous = {done.name: done for done in outputs}
         return outputs
 
@@ -139,6 +166,7 @@ class Compiler:
             raise MappingError(self.migration.expression_place(*at, at=error.position), f"bad SQL: {error}") from None
         self._functions |= parsed.functions
         for qualifier, name, position in parsed.columns:
+            self._beside |= {qualifier or name} & self._previous.keys()
             if qualifier in (None, "source") or qualifier not in self._previous:
                 self._use(qualifier if qualifier not in (None, "source") else name, position, *at)
         return parsed

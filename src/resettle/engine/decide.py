@@ -197,19 +197,19 @@ class Decider:
     ) -> tuple[pa.Table, pa.Table]:
         """A patch always looks: the row is somebody else's, and what is missing or different is put right."""
         columns = [c for name in (*output.names, *output.edits) if (c := output.schema.column(name))]
-        present = keyed(self._db, output, self._fetch_columns(output, wanted, columns, lock=lock))
+        present = keyed(self._db, self._fetch_columns(output, wanted, columns, lock=lock), output.key)
         wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
         remembered = pc.is_in(wanted["_at"], self._match_known(wanted, known)["_at"].combine_chunks())
         rows = decided_all(wanted.drop_columns(["_at"]), Action.UNCHANGED, known=False)
-        actions, reasons = patching.states(self._db, output, rows, present)
-        for name, values in (("_action", actions), ("_reason", reasons), ("_known", remembered)):
-            rows = set_column(rows, name, values)
+        found = patching.states(self._db, output, rows, present).append_column("_known", remembered)
+        for name, values in zip(found.column_names, found.columns, strict=True):
+            rows = set_column(rows, name, values) if name in rows.column_names else rows.append_column(name, values)
         return rows, present
 
     def _copied(self, number: int, output: OutputShape, wanted: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table]:
         """A file that is to be copied always is looked for: what is missing or different is copied."""
         columns = [c for name in (*output.key_names, *bodies.COMPARED) if (c := output.schema.column(name))]
-        present = keyed(self._db, output, self._fetch_columns(output, wanted, columns, lock=False))
+        present = keyed(self._db, self._fetch_columns(output, wanted, columns, lock=False), output.key)
         wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
         matched = self._match_known(wanted, known)
         rows = decided_all(wanted, Action.COPY, known=False)

@@ -81,7 +81,7 @@ class Decision:
     """What one batch becomes.
 
     units:    _unit, _raw, status (never null), reason, detail, warnings
-    exploded: of a flow with `rows:`: _unit, skip, wait, as shaped
+    exploded: of a flow with `rows:`: _unit, skip, wait, row, as shaped
     """
 
     units: pa.Table
@@ -187,12 +187,29 @@ def _partial(units: pa.Table, exploded: pa.Table) -> pa.Table:
     waiting = exploded.filter(pc.is_valid(exploded["wait"]))
     if not waiting.num_rows:
         return units
-    first = waiting.group_by("_unit", use_threads=False).aggregate([("wait", "first")])
+    word = pc.binary_join_element_wise(pc.fill_null(waiting["row"], "?"), " (", waiting["wait"], ")", "")
+    waiting = waiting.append_column("word", word)
+    first = waiting.group_by("_unit", use_threads=False).aggregate([("wait", "first"), ("word", "list")])
     at = pc.index_in(units["_unit"], first["_unit"].combine_chunks())
     hit = pc.and_(pc.is_valid(at), pc.is_null(units["status"]))
     reason = first["wait_first"].combine_chunks().take(at)
     units = set_column(units, "reason", pc.if_else(hit, reason, units["reason"]))
+    detail = _waiting(first["word_list"].combine_chunks()).take(at)
+    units = set_column(units, "detail", pc.if_else(hit, detail, units["detail"]))
     return set_column(units, "status", pc.if_else(hit, str(Status.PARTIAL), units["status"]))
+
+
+MOST_WAITING = 100
+"""Rows of a record that are named as waiting."""
+
+
+def _waiting(rows: pa.Array) -> pa.Array:
+    """What is said of the rows that each record waits for: `waiting: 6001 (observation_missing), ...`."""
+    more = pc.subtract(pc.list_value_length(rows), MOST_WAITING).cast(pa.string())
+    told = pc.binary_join(pc.list_slice(rows, 0, MOST_WAITING), ", ")
+    cut = pc.greater(pc.list_value_length(rows), MOST_WAITING)
+    told = pc.if_else(cut, pc.binary_join_element_wise(told, ", and ", more, " more", ""), told)
+    return pc.binary_join_element_wise("waiting: ", told, "")
 
 
 LEFT_BEHIND = "rows_left_behind"

@@ -87,7 +87,7 @@ class _Explainer:
         target = self._run.targets[output.connection]
         keys = as_wire(rows.select(list(output.key_names)), output.key)
         present = as_wire(target.fetch(output.dataset, keys, output.names), output.columns)
-        there = keyed(self._db, output, present)["_key"].combine_chunks()
+        there = keyed(self._db, present, output.key)["_key"].combine_chunks()
         for place, key in enumerate(rows["_key"].to_pylist()):
             at = pc.index(there, key).as_py()
             mine = known.filter(pc.equal(known["n"], rows["_n"][place]))

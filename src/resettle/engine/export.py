@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,15 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from resettle import private
 from resettle.batch import RECORD
 from resettle.connector import Source
 from resettle.engine.flow import Options
 from resettle.errors import ConfigError
 from resettle.mapping.functions import connect, query
 from resettle.middleware.readahead import batches, plainly
+
+_UNFIT = re.compile(r"[^\w .()+=@~-]|^\.")
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,14 @@ def export(source: Source, dataset: str, folder: Path, options: Options) -> Expo
     JSON objects. Raises ConfigError rather than overwrite a file.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / f"{dataset.replace('/', '_')}.jsonl.gz"
+    path = folder / f"{_stem(dataset)}.jsonl.gz"
     if path.exists():
         raise ConfigError(f"{path} exists", hint="name another folder; an export never overwrites one")
-    partial = path.with_suffix(".partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     count = 0
-    with os.fdopen(descriptor, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=3, mtime=0) as file:
+    with private.replacing(path) as raw, gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=3, mtime=0) as file:
         for lines in _lines(source, dataset, options):
             count += len(lines)
             file.write("".join(line if line.endswith("\n") else f"{line}\n" for line in lines).encode())
-    os.replace(partial, path)
     digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     return Exported(dataset, path, count, digest)
 
@@ -57,9 +57,15 @@ def write_manifest(folder: Path, files: list[Exported]) -> Path:
     """What was exported: names, counts, md5s."""
     path = folder / "manifest.json"
     listed = [{"dataset": f.dataset, "file": f.path.name, "records": f.records, "md5": f.md5} for f in files]
-    path.write_text(json.dumps({"files": listed}, indent=2) + "\n")
-    path.chmod(0o600)
+    with private.replacing(path) as file:
+        file.write((json.dumps({"files": listed}, indent=2) + "\n").encode())
     return path
+
+
+def _stem(dataset: str) -> str:
+    """A file's name for a dataset's, which may hold anything: no folder, no control character, not too long."""
+    stem = _UNFIT.sub("_", dataset).encode()[:180].decode(errors="ignore")
+    return stem if stem == dataset else f"{stem}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}"
 
 
 def _lines(source: Source, dataset: str, options: Options) -> Iterator[list[str]]:

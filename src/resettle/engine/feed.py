@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from resettle.batch import TROUBLE, Batch, Decode, Status
 from resettle.engine import shape as shaping
-from resettle.engine.shape import Resolver, Settle, Shaped
+from resettle.engine.shape import NOTHING_SHAPED, Resolver, Settle, Shaped, Started
 from resettle.engine.statements import FlowShape
 from resettle.engine.uniques import Hashes, Mask, Uniques, contains
 from resettle.ledger.ledger import Ledger
@@ -33,56 +33,48 @@ REASON = "reason "
 """Before a reason's name, among the counts of what was settled."""
 
 
-Shape = Callable[[pa.Table, Known, Settle], Shaped]
-"""``shape(rows, known, settle)``: see `Feed.shape`."""
+Finish = Callable[[Started, Known, Settle], Shaped]
+"""``finish(started, known, settle)``: see `Feed.finish`."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch of records to shape (or shaped already), what the ledger knows of its units, and how many records
-    were settled without a look.
+    """A batch of records, shaped or begun to be, what the ledger knows of its units, and how many records were
+    settled without a look.
 
-    ``rows`` holds at least _unit. A flow whose outputs reuse rows is shaped late: when it is decided.
+    A flow whose outputs reuse rows is shaped to its end when it is decided.
     """
 
-    rows: pa.Table
+    units: pa.Array
     known: Known
     read: int
-    shape: Shape
-    shaped: Shaped | None = None
+    made: Shaped | tuple[Started, Finish]
     settled: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
-        return int(self.rows.num_rows)
-
-    @property
-    def units(self) -> pa.Array:
-        return self.rows["_unit"].combine_chunks()
+        return len(self.units)
 
     def shaped_with(self, settle: Settle) -> Shaped:
         """What the batch should become, given what it may reuse."""
-        return self.shaped or self.shape(self.rows, self.known, settle)
+        if isinstance(self.made, Shaped):
+            return self.made
+        started, finish = self.made
+        return finish(started, self.known, settle)
 
     def part(self, start: int, stop: int) -> Prepared:
         """Some of its units, for isolating a refused one; they count as read with the whole."""
-        rows = self.rows.slice(start, stop - start)
-        if self.shaped is None:
-            return Prepared(rows, self.known, 0, self.shape)
-        keys = rows["_unit"].combine_chunks()
-        whole = self.shaped
-        outputs, exploded = (
-            tuple(table.filter(pc.is_in(table["_unit"], keys)) for table in tables)
-            for tables in (whole.outputs, (whole.rows,))
-        )
-        shaped = Shaped(whole.units.slice(start, stop - start), outputs, exploded[0])
-        return Prepared(rows, self.known, 0, self.shape, shaped)
+        units = self.units.slice(start, stop - start)
+        if isinstance(self.made, Shaped):
+            return Prepared(units, self.known, 0, self.made.of(units))
+        started, finish = self.made
+        return Prepared(units, self.known, 0, (started.of(units), finish))
 
     def refusal(self, reason: str, detail: str) -> pa.Table:
         """All its units, refused by the target for this reason."""
         count = len(self)
         return pa.table(
             {
-                "unit": self.rows["_unit"],
+                "unit": self.units,
                 "reason": pa.array([reason] * count, pa.string()),
                 "detail": pa.array([detail] * count, pa.string()),
             }
@@ -99,7 +91,7 @@ class Looked:
 
 
 _NOTHING = pa.table({})
-_NOTHING_TO_DO = pa.table({"_unit": pa.array([], pa.string())})
+_NO_UNITS = pa.array([], pa.string())
 
 
 class _Thread(threading.local):
@@ -132,8 +124,8 @@ class Feed:
         gather: int = 10_000,
     ) -> None:
         self._shape, self._ledger, self._resolver, self._db = shape, ledger, resolver, connection
-        self._shaping = connection.cursor() if shape.late else connection
-        """Late shaping is done in another thread than preparing."""
+        self._finishing = connection.cursor() if shape.late else connection
+        """Late shaping is finished in another thread than it is started in."""
         self._seed = literal(f"{digest}/{duckdb.__version__}")
         self._started_at, self._where, self._only = started_at, where, only
         self._numbers = ledger.numbers(shape.name, [output.name for output in shape.outputs])
@@ -144,7 +136,8 @@ class Feed:
         """Which of the hashes of settled records this run has met."""
         self._thread = _Thread()
         self._units = Uniques()
-        self._gather = gather
+        self.gather = gather
+        """Records that are prepared together, about."""
         extra = [name for _, name, _ in where.columns] if where else []
         self._needs = list(dict.fromkeys([*shape.needs, *extra]))
 
@@ -171,7 +164,7 @@ class Feed:
             decode = batch.decode
             rest.append((table, raw[left]))
             yield Looked(_NOTHING, sum(settled[status] for status in Status), settled)
-            if sum(len(hashes) for _, hashes in rest) >= self._gather:
+            if sum(len(hashes) for _, hashes in rest) >= self.gather:
                 yield self._decoded(database, decode, rest)
                 rest, decode = [], None
         if decode:
@@ -192,7 +185,7 @@ class Feed:
     def prepare(self, looked: Looked) -> Prepared:
         """Shape what was looked at, batch after batch in one thread."""
         if not looked.rows.num_rows:
-            return Prepared(_NOTHING_TO_DO, nothing_known(), looked.read, self.shape, None, looked.settled)
+            return Prepared(_NO_UNITS, nothing_known(), looked.read, NOTHING_SHAPED, looked.settled)
         rows, repeats = self._drop_repeats(looked.rows)
         settled = looked.settled
         if repeats:
@@ -200,15 +193,14 @@ class Feed:
         known = self._known(rows)
         rows = self._hold_twins(rows, known)
         rows = self._date(rows, known)
-        if self._shape.late:
-            return Prepared(rows, known, looked.read, self.shape, None, settled)
-        shaped = self.shape(rows, known, shaping.settled)
-        return Prepared(rows.select(["_unit"]), known, looked.read, self.shape, shaped, settled)
+        started = shaping.start(self._db, self._shape, rows)
+        made = (started, self.finish) if self._shape.late else self.finish(started, known, shaping.settled)
+        return Prepared(rows["_unit"].combine_chunks(), known, looked.read, made, settled)
 
-    def shape(self, rows: pa.Table, known: Known, settle: Settle) -> Shaped:
-        """Shape prepared rows: with what is remembered of their units, and what their outputs may reuse."""
+    def finish(self, started: Started, known: Known, settle: Settle) -> Shaped:
+        """Shape to the end: with what is remembered of the units, and what their outputs may reuse."""
         resolver = replace(self._resolver, minted=_minted(known, self._numbers), settle=settle)
-        return _keep_waived(shaping.run(self._shaping, self._shape, rows, resolver), known)
+        return _keep_waived(shaping.finish(self._finishing, self._shape, started, resolver), known)
 
     def _hash(self, database: duckdb.DuckDBPyConnection, table: pa.Table) -> Hashes:
         columns = ", ".join(quote(name) for name in table.column_names)
@@ -248,12 +240,16 @@ class Feed:
         return counts, rest
 
     def _identify(self, database: duckdb.DuckDBPyConnection, rows: pa.Table, raw: Hashes) -> pa.Table:
-        """Add _unit and _raw; a record without a key gets one from its hash and is held."""
+        """Add _unit and _raw; a record without a key, or with one no ledger can store, gets one from its hash and is
+        held."""
         units = shaping.unit_keys(database, self._shape, rows)
+        zero = pc.fill_null(pc.match_substring(units, "\0"), False)
+        units = pc.if_else(zero, pa.scalar(None, units.type), units)
         trouble = rows[TROUBLE].combine_chunks() if TROUBLE in rows.column_names else None
         if units.null_count or (trouble is not None and trouble.null_count < len(trouble)):
             broken = pa.nulls(len(units), pa.string()) if trouble is None else trouble
             text = pc.binary_join_element_wise("undecodable", broken, "|")
+            text = pc.if_else(pc.and_(pc.is_null(text), zero), "unstorable|the unit key holds U+0000", text)
             text = pc.if_else(pc.and_(pc.is_null(text), pc.is_null(units)), "no_key|the unit key is null", text)
             named = pa.array([f"raw:{value & 0xFFFFFFFFFFFFFFFF:016x}" for value in raw.tolist()], pa.string())
             units = pc.coalesce(units, named)

@@ -7,7 +7,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from resettle.batch import Column, Schema
-from resettle.connector import Source, Target
+from resettle.connector import Concurrent, Remembering, Source, Target
 from resettle.engine.balance import Counts
 from resettle.engine.bodies import Copier, copier
 from resettle.engine.compile import Compiler
@@ -26,7 +26,6 @@ from resettle.engine.count import summary_relation
 from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Feed, Prepared
 from resettle.engine.lookups import Lookups
-from resettle.engine.outputs import first_line
 from resettle.engine.shape import Ids, Resolver
 from resettle.engine.statements import FlowShape
 from resettle.errors import ConfigError, MappingError, ResettleError
@@ -35,12 +34,14 @@ from resettle.mapping.columns import quote
 from resettle.mapping.functions import connect
 from resettle.mapping.load import Migration
 from resettle.mapping.model import Ref, Value
-from resettle.mapping.sql import Parsed, SqlError, parse_expression
+from resettle.mapping.sql import Parsed, SqlError, first_line, parse_expression
 from resettle.middleware.readahead import Ahead, batches
 
 SAMPLE_ROWS = 1000
 FILES = 500
 """Records of a flow that copies files in one transaction, at most."""
+COPIES = 10
+"""Files copied at once, where nobody says how many."""
 
 
 class Connections(Protocol):
@@ -72,8 +73,8 @@ class Options:
     limit: int | None = None
     batch_size: int = 20_000
     workers: int = 2
-    copies: int = 8
-    """Files copied at once."""
+    concurrency: int | None = None
+    """Files copied at once, and requests to an API at a time. None: `COPIES`, and what each connection says."""
     fresh: bool = False
     """Do not trust remembered hashes: decode and compare everything."""
     show_values: bool = False
@@ -82,6 +83,10 @@ class Options:
     progress: Progress = lambda flow, state, counts: None
     stop: threading.Event = field(default_factory=threading.Event)
     ids: Ids = fresh_uuids
+
+    def __post_init__(self) -> None:
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ConfigError(f"concurrency: {self.concurrency} is less than 1")
 
     def as_json(self) -> dict[str, object]:
         plain = {"select": list(self.select), "where": self.where, "limit": self.limit}
@@ -115,6 +120,8 @@ class FlowRun:
 
         Without ``ahead`` this one prepares them too, as and when it asks for them.
         """
+        if rows is not None:
+            self.feed.gather = min(self.feed.gather, rows)
         read = batches(
             self.source,
             self.dataset,
@@ -129,6 +136,16 @@ class FlowRun:
             return
         with Ahead(map(self.feed.prepare, read), depth=1) as batches_ahead:
             yield iter(batches_ahead)
+
+
+@contextmanager
+def remembering(targets: Mapping[str, Target]) -> Iterator[None]:
+    """Until the end of a run one listing may answer for many batches, where a target offers that."""
+    with ExitStack() as stack:
+        for target in targets.values():
+            if isinstance(target, Remembering):
+                stack.enter_context(target.remembering())
+        yield
 
 
 def selected(migration: Migration, options: Options) -> list[str]:
@@ -212,8 +229,12 @@ def open_flow(
         gather=max(options.batch_size // 2, 1),
     )
     targets = {output.connection: connections.target(output.connection) for output in shape.outputs}
+    for target in targets.values():
+        if options.concurrency and isinstance(target, Concurrent):
+            target.concurrency = options.concurrency
+    at_once = options.concurrency or COPIES
     copiers = {
-        output.name: copier(connections, output.body, targets[output.connection], output.dataset, options.copies)
+        output.name: copier(connections, output.body, targets[output.connection], output.dataset, at_once)
         for output in shape.outputs
         if output.body
     }
@@ -330,6 +351,5 @@ def _where(text: str | None, shape: FlowShape, database: duckdb.DuckDBPyConnecti
             f"DESCRIBE SELECT TRY(CAST(({parsed.sql}) AS BOOLEAN)) FROM (SELECT *{nulls} FROM source) source"
         )
     except duckdb.Error as error:
-        message = str(error).splitlines()[0].removeprefix("Binder Error: ")
-        raise ConfigError(f"--where: bad SQL: {message}") from None
+        raise ConfigError(f"--where: bad SQL: {first_line(error)}") from None
     return parsed

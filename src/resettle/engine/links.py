@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import ForeignKey
+from resettle.batch import Column, ForeignKey
 from resettle.connector import Target
 from resettle.engine.decision import NEW, WRITTEN, Foreseen, holds
-from resettle.engine.fingerprint import as_duckdb, as_wire, key_sql
+from resettle.engine.fingerprint import as_wire
+from resettle.engine.present import keyed
 from resettle.engine.statements import FlowShape, OutputShape
 from resettle.engine.uniques import Hashes
 from resettle.mapping.functions import query
@@ -83,31 +84,35 @@ class Links:
         if not rows.num_rows:
             return None
         own = [column.name for column in columns]
-        keys = rows.select(own).group_by(own).aggregate([])
-        asked = as_wire(keys.select(own).rename_columns([column.name for column in theirs]), theirs)
-        there = as_wire(target.fetch(foreign_key.target, asked, []), theirs)
-        self._db.register("_rows", as_duckdb(rows.select(["_unit", *own]), columns))
-        self._db.register("_there", as_duckdb(there, theirs))
-        found = query(
-            self._db,
-            f"SELECT _unit, {key_sql(columns)} AS k FROM _rows"
-            f" WHERE {key_sql(columns)} NOT IN (SELECT {key_sql(theirs)} FROM _there)",
-        )
-        self._db.unregister("_rows")
-        self._db.unregister("_there")
-        if found.num_rows:
-            hashes = key_hashes(self._db, found["k"])
-            dataset = (output.connection, foreign_key.target)
-            names = tuple(column.name for column in theirs)
-            coming = self._foreseen.of(dataset, names).seen(hashes)
-            for other, table in zip(self._shape.outputs, done, strict=True):
-                if (other.connection, other.dataset) == dataset:
-                    coming |= np.isin(hashes, self.new_keys(other, table).get(names, []))
-            found = found.filter(pa.array(~coming))
-        if not found.num_rows:
+        keys = keyed(self._db, rows.select(own).group_by(own).aggregate([]), columns)
+        missing = keys.filter(pc.invert(self._coming(output, foreign_key, theirs, keys["_key"], done)))
+        if missing.num_rows:  # the target is asked about what this run does not make
+            asked = as_wire(missing.select(own).rename_columns([column.name for column in theirs]), theirs)
+            there = keyed(self._db, as_wire(target.fetch(foreign_key.target, asked, []), theirs), theirs)
+            missing = missing.filter(pc.invert(pc.is_in(missing["_key"], there["_key"].combine_chunks())))
+        if not missing.num_rows:
             return None
+        lost = pc.is_in(keyed(self._db, rows.select(own), columns)["_key"], missing["_key"].combine_chunks())
         detail = f"{output.dataset}.{', '.join(own)}: no such row in {foreign_key.target} ({foreign_key.name})"
-        return holds(found["_unit"], "foreign_key", detail)
+        return holds(rows.filter(lost)["_unit"], "foreign_key", detail)
+
+    def _coming(
+        self,
+        output: OutputShape,
+        foreign_key: ForeignKey,
+        theirs: Sequence[Column],
+        keys: pa.ChunkedArray,
+        done: Sequence[pa.Table],
+    ) -> pa.Array:
+        """Which of the keys that a foreign key points at this run makes."""
+        hashes = key_hashes(self._db, keys)
+        dataset = (output.connection, foreign_key.target)
+        names = tuple(column.name for column in theirs)
+        coming = self._foreseen.of(dataset, names).seen(hashes)
+        for other, table in zip(self._shape.outputs, done, strict=True):
+            if (other.connection, other.dataset) == dataset:
+                coming |= np.isin(hashes, self.new_keys(other, table).get(names, []))
+        return pa.array(coming)
 
     def new_keys(self, output: OutputShape, rows: pa.Table) -> dict[tuple[str, ...], Hashes]:
         """Hashes of the keys of rows to create: the output's own, and what foreign keys may point at."""
@@ -117,8 +122,5 @@ class Links:
             names = tuple(sorted(unique))
             if names and names not in found and set(names) <= set(output.names):
                 columns = [c for name in names if (c := output.schema.column(name))]
-                self._db.register("_c", as_duckdb(creates.select(list(names)), columns))
-                keys = query(self._db, f"SELECT {key_sql(columns)} AS k FROM _c")["k"]
-                self._db.unregister("_c")
-                found[names] = key_hashes(self._db, keys)
+                found[names] = key_hashes(self._db, keyed(self._db, creates.select(list(names)), columns)["_key"])
         return found

@@ -14,7 +14,7 @@ from resettle.errors import MappingError
 from resettle.mapping.columns import quote
 from resettle.mapping.functions import query, register
 from resettle.mapping.load import Migration
-from resettle.mapping.sql import Parsed, SqlError, parse_expression
+from resettle.mapping.sql import Parsed, SqlError, first_line, parse_expression
 from resettle.middleware.readahead import batches, plainly
 
 PREFIX = "lookup_"
@@ -107,9 +107,9 @@ class Lookups:
                     f"SELECT CAST({key.sql} AS VARCHAR) AS k, CAST({value.sql} AS VARCHAR) AS v FROM source",
                 )
             except duckdb.Error as error:
-                first = str(error).splitlines()[0]
                 place = self._migration.place("lookups", name)
-                raise MappingError(place, f"lookup `{name}` from {lookup.from_ or lookup.file}: {first}") from None
+                said = f"lookup `{name}` from {lookup.from_ or lookup.file}: {first_line(error)}"
+                raise MappingError(place, said) from None
             finally:
                 self._db.unregister("source")
 

@@ -15,7 +15,7 @@ from resettle.errors import MappingError
 from resettle.mapping.columns import DUCKDB, Cast, NoCastError, cast, literal, quote, refuse
 from resettle.mapping.load import Migration, suggest
 from resettle.mapping.model import ColumnForm, Edit, Flow, Lookup, Mint, Moment, Output, Ref, Value, split
-from resettle.mapping.sql import Parsed, SqlError, parse_expression
+from resettle.mapping.sql import Parsed, SqlError, first_line, parse_expression
 
 At = tuple[str, ...]
 
@@ -363,8 +363,3 @@ def _columns(schema: Schema, names: Sequence[str]) -> tuple[Column, ...]:
 def snake(name: str) -> str:
     """camelCase as snake_case."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
-def first_line(error: Exception) -> str:
-    """What DuckDB says, without its picture of the statement."""
-    return str(error).splitlines()[0].removeprefix("Binder Error: ")

@@ -7,9 +7,9 @@ byte of them stays.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from json.encoder import encode_basestring
+from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -20,12 +20,21 @@ from resettle.engine.fingerprint import fingerprints
 from resettle.engine.images import texts as texts_of
 from resettle.engine.statements import OutputShape
 from resettle.mapping.functions import canonical_text
-from resettle.mapping.pointer import Document, Splice
+from resettle.mapping.pointer import Document, Splice, spliced
 
 CHANGED = "changed_meanwhile"
 NO_ROW = "no_row_to_patch"
-Edits = Sequence[tuple[str | None, str | None, str | None]]
-"""(pointer, value, expected parent) of each row; nothing to do where pointer or value is null."""
+
+
+class Found(NamedTuple):
+    """What stands at a place of a document, and what puts the wanted value there: None where nothing need or can."""
+
+    state: str
+    was: str | None = None
+    splice: Splice | None = None
+
+
+_UNTOUCHED, _CHANGED = Found("unchanged"), Found(CHANGED)
 
 
 def plain_columns(output: OutputShape) -> list[Column]:
@@ -33,10 +42,13 @@ def plain_columns(output: OutputShape) -> list[Column]:
     return [column for column in output.columns if column.name not in output.key_names]
 
 
-def states(
-    connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table, present: pa.Table
-) -> tuple[pa.Array, pa.Array]:
-    """Action (patch, unchanged or conflict) and reason of each row. ``present``: the rows that are there, by _key."""
+def states(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table, present: pa.Table) -> pa.Table:
+    """What becomes of each row: _action (patch, unchanged or conflict) and _reason, one row each in their order.
+
+    Of each edit also what `documents` and `images` need, so that every document is taken apart once: _was_<name>, the
+    JSON that stands there, and _start_, _stop_ and _put_<name>, the splice; null where there is none.
+    ``present``: the rows that are there, by _key.
+    """
     at = pc.index_in(rows["_key"], present["_key"].combine_chunks())
     places = at.to_pylist()
     actions = ["unchanged" if place is not None else "conflict" for place in places]
@@ -44,18 +56,31 @@ def states(
     if plain := plain_columns(output):
         differ = _differ(connection, plain, rows, present, at)
         actions = ["patch" if d and a == "unchanged" else a for d, a in zip(differ, actions, strict=True)]
+    edits: dict[str, pa.Array] = {}
     for name in output.edits:
-        texts = _Documents(present[name])
-        for row, (pointer, value, expect) in enumerate(_edits(rows, name)):
-            place = places[row]
-            if place is None or pointer is None or value is None:
-                continue
-            state = _state(texts[place], pointer, value, expect)
-            if state == CHANGED:
+        found = _edited(rows, name, places, present[name])
+        for row, one in enumerate(found):
+            if one.state == CHANGED:
                 actions[row], reasons[row] = "conflict", CHANGED
-            elif state == "patch" and actions[row] == "unchanged":
+            elif one.state == "patch" and actions[row] == "unchanged":
                 actions[row] = "patch"
-    return pa.array(actions, pa.string()), pa.array(reasons, pa.string())
+        splices = [one.splice or (None, None, None) for one in found]
+        edits[f"_was_{name}"] = pa.array([one.was for one in found], pa.string())
+        for index, (part, kind) in enumerate((("start", pa.int64()), ("stop", pa.int64()), ("put", pa.string()))):
+            edits[f"_{part}_{name}"] = pa.array([splice[index] for splice in splices], kind)
+    return pa.table({"_action": pa.array(actions, pa.string()), "_reason": pa.array(reasons, pa.string()), **edits})
+
+
+def _edited(rows: pa.Table, name: str, places: list[int | None], column: pa.ChunkedArray) -> list[Found]:
+    """What each row's edit of one document column finds; nothing to do where it has no place or no value."""
+    documents = _Documents(column)
+    edits = zip(places, *(rows[f"_{part}_{name}"].to_pylist() for part in ("at", "set", "expect")), strict=True)
+    return [
+        _UNTOUCHED
+        if place is None or pointer is None or value is None
+        else _look(documents[place], pointer, value, expect)
+        for place, pointer, value, expect in edits
+    ]
 
 
 class _Documents(dict[int, Document | None]):
@@ -69,7 +94,7 @@ class _Documents(dict[int, Document | None]):
         text = self.texts[place]
         try:
             self[place] = None if text is None else Document(text)
-        except (ValueError, IndexError):  # no JSON: there is nothing to find in it
+        except ValueError:  # no JSON: there is nothing to find in it
             self[place] = None
         return self[place]
 
@@ -77,68 +102,79 @@ class _Documents(dict[int, Document | None]):
 def documents(output: OutputShape, rows: pa.Table, present: pa.Table) -> Iterator[tuple[pa.Table, pa.Array]]:
     """What to write: tables of key and changed columns, one row per target row, with the unit of each row.
 
-    ``rows`` are those with the action patch. Columns that no edit touches are in no table.
+    ``rows`` are those with the action patch, with what `states` said of them. Columns that no edit touches are in no
+    table.
     """
     if plain := plain_columns(output):
         first = _first_of_key(rows)
         yield first.select([*output.key_names, *(column.name for column in plain)]), first["_unit"].combine_chunks()
     places = pc.index_in(rows["_key"], present["_key"].combine_chunks()).to_pylist()
+    after: dict[str, dict[int, str]] = {}
+    owners: dict[int, int] = {}
     for name in output.edits:
-        texts = _Documents(present[name])
         splices: dict[int, list[Splice]] = {}
-        owners: dict[int, int] = {}
-        for row, (place, (pointer, value, _)) in enumerate(zip(places, _edits(rows, name), strict=True)):
-            document = texts[place] if pointer is not None and value is not None else None
-            if document is None or pointer is None or value is None or _is(document.at(pointer), value):
-                continue
-            splice = document.splice(pointer, value)
-            if splice is not None and splice not in splices.setdefault(place, []):
-                splices[place].append(splice)
-                owners.setdefault(place, row)
-        if splices:
-            keys = present.take(pa.array(list(splices))).select(list(output.key_names))
-            after = [texts[place].with_splices(done) for place, done in splices.items()]  # type: ignore[union-attr]
-            units = rows["_unit"].take(pa.array([owners[place] for place in splices]))
-            yield keys.append_column(name, pa.array(after, present[name].type)), units.combine_chunks()
+        for row, splice in _splices(rows, name):
+            of_document = splices.setdefault(places[row], [])
+            if splice not in of_document:
+                of_document.append(splice)
+                owners.setdefault(places[row], row)
+        texts = present[name].take(pa.array(list(splices), pa.int64())).to_pylist()
+        after[name] = {at: spliced(text, some) for text, (at, some) in zip(texts, splices.items(), strict=True)}
+    together: dict[tuple[str, ...], list[int]] = {}  # target rows by the columns that change
+    for at in owners:
+        together.setdefault(tuple(name for name in output.edits if at in after[name]), []).append(at)
+    for names, those in together.items():
+        table = present.take(pa.array(those)).select(list(output.key_names))
+        for name in names:
+            table = table.append_column(name, pa.array([after[name][at] for at in those], present[name].type))
+        yield table, rows["_unit"].take(pa.array([owners[at] for at in those])).combine_chunks()
+
+
+def _splices(rows: pa.Table, name: str) -> Iterator[tuple[int, Splice]]:
+    """The number of each row that edits this document, and how."""
+    parts = (rows[f"_{part}_{name}"].to_pylist() for part in ("start", "stop", "put"))
+    return ((row, splice) for row, splice in enumerate(zip(*parts, strict=True)) if splice[2] is not None)
 
 
 def images(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table, present: pa.Table) -> list[str]:
     """What stood where each row is patched, and what stands there now, as engine/images.py says."""
-    places = pc.index_in(rows["_key"], present["_key"].combine_chunks()).to_pylist()
-    found: list[dict[str, Any]] = [{} for _ in places]
-    plain = plain_columns(output)
-    before = texts_of(connection, present, plain, exact=True)
-    after = texts_of(connection, rows, plain, exact=False)
-    for name in before:
-        for image, place, value in zip(found, places, after[name], strict=True):
-            image[name] = {"was": before[name][place], "set": value}
+    fields: list[list[str]] = [[] for _ in range(rows.num_rows)]
+    if plain := plain_columns(output):
+        places = pc.index_in(rows["_key"], present["_key"].combine_chunks()).to_pylist()
+        before = texts_of(connection, present, plain, exact=True)
+        after = texts_of(connection, rows, plain, exact=False)
+        for name, values in after.items():
+            for one, place, value in zip(fields, places, values, strict=True):
+                one.append(f'{_text(name)}: {{"was": {_text(before[name][place])}, "set": {_text(value)}}}')
     for name in output.edits:
-        texts = _Documents(present[name])
-        for image, place, (pointer, value, _) in zip(found, places, _edits(rows, name), strict=True):
-            document = texts[place] if pointer is not None and value is not None else None
-            if document is not None and pointer is not None:
-                image[name] = {"at": pointer, "was": document.at(pointer), "set": value}
-    return [json.dumps(image) for image in found]
+        parts = (rows[f"_{part}_{name}"].to_pylist() for part in ("at", "was", "set"))
+        for one, pointer, was, value in zip(fields, *parts, strict=True):
+            if pointer is not None and value is not None:
+                edit = f'"at": {_text(pointer)}, "was": {_text(was)}, "set": {_text(value)}'
+                one.append(f"{_text(name)}: {{{edit}}}")
+    return [f"{{{', '.join(one)}}}" for one in fields]
 
 
-def _edits(rows: pa.Table, name: str) -> Edits:
-    return list(zip(*(rows[f"_{part}_{name}"].to_pylist() for part in ("at", "set", "expect")), strict=True))
+def _text(value: str | None) -> str:
+    return "null" if value is None else encode_basestring(value)
 
 
-def _state(document: Document | None, pointer: str, value: str, expect: str | None) -> str:
+def _look(document: Document | None, pointer: str, value: str, expect: str | None) -> Found:
     if document is None:
-        return CHANGED
-    if _is(document.at(pointer), value):
-        return "unchanged"
+        return _CHANGED
+    was = document.at(pointer)
+    if was is not None and _is(was, value):
+        return Found("unchanged", was)
     holder = document.parent(pointer)
     if holder is None or (expect is not None and not _is(holder, expect)):
-        return CHANGED
-    return "patch" if document.splice(pointer, value) is not None else CHANGED
+        return _CHANGED
+    splice = document.splice(pointer, value)
+    return Found("patch", was, splice) if splice is not None else _CHANGED
 
 
-def _is(found: str | None, wanted: str) -> bool:
+def _is(found: str, wanted: str) -> bool:
     """Whether two JSON texts say the same."""
-    return found is not None and (found == wanted or canonical_text(found) == canonical_text(wanted))
+    return found == wanted or canonical_text(found) == canonical_text(wanted)
 
 
 def _differ(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +16,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from resettle import private
 from resettle.engine.balance import Counts
 from resettle.engine.count import count_decision, count_prepared, summarise
 from resettle.engine.decide import Decider
 from resettle.engine.decision import Decision, Foreseen
-from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, selected
+from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, remembering, selected
 from resettle.engine.uniques import Hashes
 from resettle.errors import PlanError, StalePlanError
 from resettle.ledger.ledger import Ledger
@@ -56,12 +57,14 @@ def plan(migration: Migration, connections: Connections, ledger: Ledger, options
     counted: list[Counts] = []
     decisions: dict[str, Hashes] = {}
     digests: dict[str, str] = {}
-    for name in selected(migration, options):
-        run = open_flow(migration, name, connections, ledger, foreseen, now, options)
-        counts, hashes = plan_flow(run, ledger, foreseen)
-        counts.check()
-        counted.append(counts)
-        decisions[name], digests[name] = hashes, run.digest
+    with ExitStack() as stack:
+        for name in selected(migration, options):
+            run = open_flow(migration, name, connections, ledger, foreseen, now, options)
+            stack.enter_context(remembering(run.targets))
+            counts, hashes = plan_flow(run, ledger, foreseen)
+            counts.check()
+            counted.append(counts)
+            decisions[name], digests[name] = hashes, run.digest
     return Plan(
         migration.name,
         migration.environment,
@@ -138,12 +141,8 @@ def save(made: Plan, path: Path) -> None:
             "decisions": {name: _pack(hashes) for name, hashes in made.decisions.items()},
         }
     )
-    partial = path.with_name(f"{path.name}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.fchmod(descriptor, 0o600)  # an older file keeps its mode otherwise
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(partial, path)
+    with private.replacing(path) as file:
+        file.write(text.encode())
 
 
 def load_plan(path: Path) -> Plan:

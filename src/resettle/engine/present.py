@@ -42,12 +42,11 @@ def keyed_rows(
     return keys.append_column("_left", pc.is_in(keys["_at"], ats.combine_chunks()))
 
 
-def keyed(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table) -> pa.Table:
-    """Fetched rows with their key as text, _key."""
-    columns = [column for column in output.schema.columns if column.name in rows.column_names]
-    connection.register("_p", as_duckdb(rows, columns))
+def keyed(connection: duckdb.DuckDBPyConnection, rows: pa.Table, key: Sequence[Column]) -> pa.Table:
+    """The rows with their key as text, _key."""
+    connection.register("_p", as_duckdb(rows.select([column.name for column in key]), key))
     try:
-        return rows.append_column("_key", query(connection, f"SELECT {key_sql(output.key)} AS k FROM _p")["k"])
+        return rows.append_column("_key", query(connection, f"SELECT {key_sql(key)} AS k FROM _p")["k"])
     finally:
         connection.unregister("_p")
 

@@ -24,7 +24,9 @@ def failed(rows: pa.Table, rule: str) -> pa.Table:
 def problems_of(connection: duckdb.DuckDBPyConnection, output: OutputShape, bad: pa.Table) -> pa.Table:
     """unit, reason, detail of rows that cannot be written; the detail names column and class, never the value."""
     kinds = {column.name: column for column in output.schema.columns}
-    connection.register("_bad", bad.select(["_unit", "_n", "_problem"]))
+    # Under names that no source column has, so that an expression's `_n` stays the source's.
+    bad = bad.select(["_unit", "_n", "_problem"]).rename_columns(["_unit_of", "_n_of", "_problem"])
+    connection.register("_bad", bad)
     arms = " ".join(
         f"WHEN {literal('cast|' + name)} THEN {_value_class(f'TRY(CAST(({sql}) AS VARCHAR))')}"
         for name, sql in output.plain.items()
@@ -34,7 +36,7 @@ def problems_of(connection: duckdb.DuckDBPyConnection, output: OutputShape, bad:
         rows = run_tried(
             connection,
             f"SELECT source._unit AS unit, _problem, {classes} AS class FROM _bad JOIN base AS source"
-            " ON source._unit = _bad._unit AND source._n = _bad._n",
+            " ON source._unit = _bad._unit_of AND source._n = _bad._n_of",
         )
     finally:
         connection.unregister("_bad")

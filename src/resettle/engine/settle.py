@@ -160,14 +160,20 @@ def _under(
     connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table, keys: pa.ChunkedArray
 ) -> pa.Table:
     """The rows under these keys (text)."""
-    if keys.equals(rows["_key"]):
+    other = pc.not_equal(keys, rows["_key"]).combine_chunks()
+    if not pc.any(other).as_py():
         return rows
     (column,) = output.key
-    connection.register("_t", pa.table({"t": keys}))
+    connection.register("_t", pa.table({"t": keys.filter(other)}))
     found = query(connection, f"SELECT CAST(t AS {DUCKDB[column.kind]}) AS {quote(column.name)} FROM _t")
     connection.unregister("_t")
     value = as_wire(found, [column])[column.name]
-    return keyed_again(connection, output, rows.set_column(rows.column_names.index(column.name), column.name, value))
+    moved = rows.filter(other)
+    moved = keyed_again(connection, output, moved.set_column(moved.column_names.index(column.name), column.name, value))
+    for name in (column.name, "_key", "_fp"):
+        merged = pc.replace_with_mask(rows[name].combine_chunks(), other, moved[name].combine_chunks())
+        rows = rows.set_column(rows.column_names.index(name), name, merged)
+    return rows
 
 
 def _candidates(

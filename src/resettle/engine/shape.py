@@ -35,12 +35,41 @@ class Shaped:
 
     units:   _unit, _raw, status (null where it goes on), reason, detail, warnings; one row per source record
     outputs: per output: _unit, _n, its columns, _key, _fp (16 bytes), `_alt_*`; held units have no rows
-    rows:    of a flow with `rows:`: _unit, skip and wait (the rules that leave the row out, or null)
+    rows:    of a flow with `rows:`: _unit, skip and wait (the rules that leave the row out, or null), row (its key)
     """
 
     units: pa.Table
     outputs: tuple[pa.Table, ...]
     rows: pa.Table
+
+    def of(self, units: pa.Array) -> Shaped:
+        """What is of these units."""
+        return Shaped(_of(self.units, units), tuple(_of(table, units) for table in self.outputs), _of(self.rows, units))
+
+
+@dataclass(frozen=True)
+class Started:
+    """A batch as far as it can be shaped without a look at the target.
+
+    units:    as in `Shaped`
+    source:   the rows that outputs are made of: _unit, _n, the source's columns or those of `rows:`
+    rows:     as in `Shaped`
+    problems: unit, reason, detail
+    """
+
+    units: pa.Table
+    source: pa.Table
+    rows: pa.Table
+    problems: tuple[pa.Table, ...]
+
+    def of(self, units: pa.Array) -> Started:
+        """What is of these units."""
+        problems = tuple(_of(one, units, "unit") for one in self.problems)
+        return Started(_of(self.units, units), _of(self.source, units), _of(self.rows, units), problems)
+
+
+def _of(table: pa.Table, units: pa.Array, name: str = "_unit") -> pa.Table:
+    return table.filter(pc.is_in(table[name], units))
 
 
 def _none_minted(units: pa.Array, output: int) -> pa.Table:
@@ -49,7 +78,8 @@ def _none_minted(units: pa.Array, output: int) -> pa.Table:
     )
 
 
-NO_ROWS = pa.table({name: pa.array([], pa.string()) for name in ("_unit", "skip", "wait")})
+NO_ROWS = pa.table({name: pa.array([], pa.string()) for name in ("_unit", "skip", "wait", "row")})
+NOTHING_SHAPED = Shaped(NO_ROWS, (), NO_ROWS)
 
 Settle = Callable[[int, OutputShape, pa.Table], tuple[pa.Table, pa.Table | None]]
 """``settle(place, output, rows)``: the rows of a `match:` output under the keys of the rows that they reuse, and
@@ -77,8 +107,8 @@ def unit_keys(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.
     return _tried(connection, "source", rows, plain, tried)["u"].combine_chunks()
 
 
-def run(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table, resolver: Resolver) -> Shaped:
-    """Shape a batch.
+def start(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table) -> Started:
+    """Apply the rules and the `rows:` query.
 
     ``rows`` holds the needed columns, _unit (not null), _raw, migration_time, and `_trouble` ("reason|detail")
     if some rows could not be read.
@@ -86,21 +116,25 @@ def run(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table,
     units = _rules(connection, shape, rows)
     going = pc.is_null(units["status"])
     source = rows.filter(going).drop_columns([n for n in (TROUBLE,) if n in rows.column_names])
-    outputs: list[pa.Table] = []
     problems: list[pa.Table] = []
     exploded = NO_ROWS
     if shape.rows_sql:
-        source, problem = _explode(connection, shape.rows_sql, source)
-        problems += problem
+        source, problems = _explode(connection, shape.rows_sql, source)
         source, exploded, problem = _leave_out(connection, shape, source)
         problems += problem
     elif "_n" not in source.column_names:
         source = source.append_column("_n", pa.repeat(pa.scalar(0, pa.int64()), source.num_rows))
+    return Started(units, source, exploded, tuple(problems))
+
+
+def finish(connection: duckdb.DuckDBPyConnection, shape: FlowShape, started: Started, resolver: Resolver) -> Shaped:
+    """Shape the outputs, one after the other."""
+    units, outputs, problems = started.units, list[pa.Table](), list(started.problems)
     for number, output in enumerate(shape.outputs):
         declared = list(shape.flow.all_outputs.values())[number]
-        own = source
+        own = started.source
         if declared.rows:
-            own, problem = _explode(connection, output.rows_sql, source)
+            own, problem = _explode(connection, output.rows_sql, own)
             problems += problem
         shaped, bad = _output(connection, output, number, own, shape.outputs[:number], outputs, resolver)
         problems += bad
@@ -108,8 +142,8 @@ def run(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table,
     if problems:
         units, outputs = hold(units, outputs, pa.concat_tables(problems))
     if any(output.rows_sql or output.statements.when for output in shape.outputs) or shape.rows_sql:
-        units = _skip_rowless(units, outputs, exploded)
-    return Shaped(units, tuple(outputs), exploded)
+        units = _skip_rowless(units, outputs, started.rows)
+    return Shaped(units, tuple(outputs), started.rows)
 
 
 def _leave_out(
@@ -118,10 +152,11 @@ def _leave_out(
     """The rows that no rule about rows leaves out, all of them with their rule, and problems of the rules."""
     if not shape.row_rules_sql:
         none = pa.nulls(source.num_rows, pa.string())
-        return source, pa.table({"_unit": source["_unit"], "skip": none, "wait": none}), []
+        return source, pa.table({"_unit": source["_unit"], "skip": none, "wait": none, "row": none}), []
     found = _tried(connection, "source", source, shape.row_rules_sql, shape.row_rules_try_sql or "")
     wait = pc.if_else(pc.is_valid(found["skip"]), pa.scalar(None, pa.string()), found["hold"])
-    exploded = pa.table({"_unit": source["_unit"], "skip": found["skip"], "wait": wait})
+    named = found["row"] if "row" in found.column_names else source["_n"].cast(pa.string())
+    exploded = pa.table({"_unit": source["_unit"], "skip": found["skip"], "wait": wait, "row": named})
     bad = source.filter(pc.is_valid(found["bad"]))
     problems = [failed(bad, "skip_rows")] if bad.num_rows else []
     return source.filter(pc.and_(pc.is_null(found["skip"]), pc.is_null(wait))), exploded, problems
@@ -246,7 +281,9 @@ def _output(
     connection.register("base", base)
     try:
         for index, (flow, ref_output, on) in enumerate(output.refs):
-            asked = run_tried(connection, f"SELECT DISTINCT TRY({on}) AS u FROM base AS source")["u"]
+            pointed = f"SELECT DISTINCT TRY({on}) AS u FROM base AS source"
+            storable = "NOT contains(CAST(u AS VARCHAR), chr(0))"  # no unit is called otherwise, and no ledger takes it
+            asked = run_tried(connection, f"SELECT u FROM ({pointed}) WHERE {storable}")["u"]
             found = resolver.target_keys(flow, ref_output, asked.combine_chunks().drop_null())
             # Under names that no source column has, so that an expression's `unit` stays the source's.
             connection.register(f"_ref{index}", found.rename_columns(["_unit_of", "_target_key"]))
@@ -289,15 +326,16 @@ def _beside(
     earlier: Sequence[OutputShape],
     done: Sequence[pa.Table],
 ) -> pa.Table:
-    """Source rows with each earlier output's row of the same ordinal in the same unit as a struct.
+    """Source rows with each earlier output's row, where one is named, of the same ordinal in the same unit as a struct.
 
     Where one of the two has rows of its own, so that ordinals mean little, the first row stands in for none.
     """
-    if not earlier:
+    named = [(other, table) for other, table in zip(earlier, done, strict=True) if other.name in output.beside]
+    if not named:
         return source
     joins, columns, names = [], [], ["_s"]
     connection.register("_s", source)
-    for index, (other, table) in enumerate(zip(earlier, done, strict=True)):
+    for index, (other, table) in enumerate(named):
         connection.register(f"_o{index}", as_duckdb(table, other.written))
         names.append(f"_o{index}")
         struct = f"SELECT _unit, _n, {struct_sql(other)} AS v FROM _o{index}"

@@ -35,6 +35,8 @@ class OutputShape:
     """Key columns that have an `on_duplicate_key` form, delivered as _alt_<name>."""
     rows_sql: str = ""
     """The SELECT of its own `rows:`, if it has one."""
+    beside: frozenset[str] = frozenset()
+    """Earlier outputs whose rows its expressions name."""
     match: tuple[Column, ...] = ()
     """The natural key of a `match:` output."""
     reuse_rules: Mapping[str, Parsed] = field(default_factory=dict)
@@ -103,6 +105,7 @@ class FlowShape:
     row_rules_try_sql: str | None = None
     lookups: tuple[str, ...] = ()
     """Lookups that can give some expression a value."""
+    label: Parsed | None = None
     unmapped: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     """Names used that an open source's sample did not hold."""
@@ -154,6 +157,13 @@ def rules_sql(rules: Mapping[tuple[str, str], Parsed], *, tried: bool) -> str | 
         )
         bad = f"CASE {arms} END"
     return f"SELECT {first('skip')} AS skip, {first('hold')} AS hold, {warnings} AS warnings, {bad} AS bad FROM source"
+
+
+def with_row_key(rules: str | None, key: Parsed | None) -> str | None:
+    """The SELECT of rules about rows, which also names each row."""
+    if rules is None or key is None:
+        return rules
+    return f"{rules.removesuffix(' FROM source')}, CAST(TRY({key.sql}) AS VARCHAR) AS row FROM source"
 
 
 def missing_reasons(forms: Mapping[str, ColumnForm]) -> dict[str, str]:

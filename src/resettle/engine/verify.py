@@ -1,18 +1,18 @@
 """verify: the source again, shaped again, against what the target holds now. It never believes our own counts.
 
-Beyond reading and shaping it shares no code with the writing path. Each flow's every row is compared by
-fingerprint, then by column where it differs; then orphans, counts, the declaration's own assertions and
-row-level-security probes.
+Beyond reading and shaping it shares no code with the writing path. Each flow's every row is compared: by digests that
+the target computes itself where it can (engine/digest.py), which leaves suspects to be fetched; else all are fetched
+and compared by fingerprint, then by column where they differ. Then come orphans, counts, the declaration's own
+assertions and row-level-security probes.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -20,13 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resettle.batch import Column, Kind
-from resettle.engine import bodies
-from resettle.engine import patch as patching
+from resettle.connector import Digesting
+from resettle.engine import landed
 from resettle.engine.alternate import rekeyed
 from resettle.engine.assertions import assertions, orphans, probes
 from resettle.engine.count import show
 from resettle.engine.decision import Foreseen
+from resettle.engine.digest import Digest
 from resettle.engine.feed import Prepared
+from resettle.engine.findings import Finding, FlowChecked, Spot, Verified
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprints
 from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, selected
 from resettle.engine.present import keyed
@@ -38,86 +40,9 @@ from resettle.mapping.columns import canonical, literal, quote
 from resettle.mapping.functions import connect, query
 from resettle.mapping.load import Migration
 
-KEPT = 100
-"""Findings of one kind that are listed; all are counted."""
+__all__ = ["Finding", "FlowChecked", "Spot", "Verified", "verify"]
+
 _FILE = {"missing": "no such file", "differs": "another size or checksum"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One difference: kind is missing, differs, vanished, orphan, count, assertion or probe."""
-
-    flow: str
-    kind: str
-    detail: str
-    unit: str | None = None
-    key: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Spot:
-    """One record field by field: column -> (what it should be, what the target holds, whether they agree)."""
-
-    flow: str
-    unit: str
-    key: str
-    fields: Mapping[str, tuple[Any, Any, bool]]
-
-
-@dataclass
-class FlowChecked:
-    """What was compared in one flow."""
-
-    flow: str
-    read: int = 0
-    held: int = 0
-    skipped: int = 0
-    not_applied: int = 0
-    rows: int = 0
-    cells: int = 0
-    instants: int = 0
-    documents: int = 0
-    in_target: dict[str, int] = field(default_factory=dict)
-    """Rows in each target dataset, ours or not."""
-
-    def as_json(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-
-@dataclass
-class Verified:
-    """The outcome: what was compared, what was found, and the named checks (name, passed, detail)."""
-
-    flows: list[FlowChecked] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    checks: list[tuple[str, bool, str]] = field(default_factory=list)
-    spots: list[Spot] = field(default_factory=list)
-
-    def add(self, finding: Finding, count: int = 1) -> None:
-        self.counts[finding.kind] += count
-        if sum(one.kind == finding.kind for one in self.findings) < KEPT:
-            self.findings.append(finding)
-
-    @property
-    def exit_code(self) -> int:
-        return 4 if self.counts else 0
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "verified": not self.counts,
-            "flows": [flow.as_json() for flow in self.flows],
-            "findings": dict(self.counts),
-            "listed": [finding.as_json() for finding in self.findings],
-            "checks": [{"name": n, "passed": p, "detail": d} for n, p, d in self.checks],
-            "spot_checks": [
-                {"flow": s.flow, "unit": s.unit, "key": s.key, "fields": {k: v[2] for k, v in s.fields.items()}}
-                for s in self.spots
-            ],
-        }
 
 
 def verify(
@@ -148,11 +73,14 @@ def verify(
     for name in selected(migration, options):
         run = open_flow(migration, name, connections, ledger, foreseen, now, everything)
         checker = _FlowChecker(run, ledger, verified, sample=sample, spots=spots, seed=seed)
-        checker.run_all(whole=options.where is None and options.limit is None)
+        suspects = checker.run_all(whole=options.where is None and options.limit is None)
+        if suspects is None or len(suspects):
+            some = everything if suspects is None else replace(everything, only={name: suspects.to_pylist()})
+            checker.run_suspects(open_flow(migration, name, connections, ledger, foreseen, now, some))
     for said in (
         orphans(migration, connections, selected(migration, options)),
-        assertions(migration, connections),
-        probes(migration, connections),
+        assertions(migration, connections, show_values=options.show_values),
+        probes(migration, connections, show_values=options.show_values),
     ):
         for one in said:
             verified.checks.append((one.name, one.passed, one.detail))
@@ -176,59 +104,110 @@ class _FlowChecker:
         self._seed = seed
         self._numbers = ledger.numbers(run.name, [output.name for output in run.shape.outputs])
         self._applied = 0
+        self._digests: dict[str, Digest] = {}
+        """Of the outputs whose rows are not fetched, but for suspects."""
 
-    def run_all(self, *, whole: bool) -> None:
-        """``whole``: the source was read to its end, so that what is missing from it can be told."""
+    def run_all(self, *, whole: bool) -> pa.Array | None:
+        """Look at every record. Gives units whose rows may differ and were not fetched; None: that may be all.
+
+        ``whole``: the source is read to its end, so that what is missing from it can be told.
+        """
         self._verified.flows.append(self._checked)
-        with self._run.prepared() as batches:
-            for prepared in batches:
+        with ExitStack() as stack:
+            if whole and self._share == 1.0:
+                for output in filter(self._digestible, self._run.shape.outputs):
+                    digest = Digest(self._db, self._run.targets[output.connection], output)
+                    self._digests[output.name] = stack.enter_context(digest)
+            for prepared in self._batches():
                 self._batch(prepared)
-                if self._run.options.stop.is_set():
-                    raise KeyboardInterrupt
+            suspects = self._suspects()
         for output in self._run.shape.outputs:
             count = self._run.targets[output.connection].count(output.dataset)
             if count is not None:
                 self._checked.in_target[output.dataset] = count
         if whole and self._share == 1.0:
             self._vanished()
+        return suspects
+
+    def run_suspects(self, run: FlowRun) -> None:
+        """Fetch and compare the rows of the records that ``run`` reads again."""
+        self._run = run
+        for prepared in filter(len, self._batches()):
+            shaped, wanted = self._wanted(prepared)
+            for output, rows, known in self._outputs(prepared, shaped, wanted):
+                if output.name in self._digests and rows.num_rows:
+                    self._checked.by_digest -= rows.num_rows - pc.sum(self._digests[output.name].filled(rows)).as_py()
+                    self._compare(output, rows, known)
+
+    def _digestible(self, output: OutputShape) -> bool:
+        """Whether every row of the output must be as we want it, and its target can digest rows."""
+        special = output.patch or output.body or output.match or self._run.shape.flow.on_conflict == "target"
+        return not special and isinstance(self._run.targets[output.connection], Digesting)
+
+    def _suspects(self) -> pa.Array | None:
+        found = [digest.suspects() for digest in self._digests.values()]
+        if any(units is None for units in found):
+            return None
+        return pa.chunked_array(found, pa.string()).unique()
+
+    def _batches(self) -> Iterator[Prepared]:
+        with self._run.prepared() as batches:
+            for prepared in batches:
+                yield prepared
+                if self._run.options.stop.is_set():
+                    raise KeyboardInterrupt
 
     def _batch(self, prepared: Prepared) -> None:
         self._checked.read += prepared.read
         if not len(prepared):
             return
-        shaped = prepared.shaped_with(looking(self._db, self._run.targets, prepared.known, self._numbers))
-        units = self._expected(prepared, shaped)
+        shaped, wanted = self._wanted(prepared)
+        self._count(prepared, shaped)
+        if self._share < 1.0:
+            wanted = pc.and_(wanted, self._chosen(shaped.units))
+        for output, rows, known in self._outputs(prepared, shaped, wanted):
+            self._rows(output, rows, known)
+
+    def _outputs(
+        self, prepared: Prepared, shaped: Shaped, chosen: pa.Array
+    ) -> Iterator[tuple[OutputShape, pa.Table, pa.Table]]:
+        """Of each output the rows that its target must have, of these units, and what the ledger knows of it."""
+        units = shaped.units.filter(chosen)["_unit"].combine_chunks()
         for number, output, wanted in zip(self._numbers, self._run.shape.outputs, shaped.outputs, strict=True):
             known = prepared.known.rows
             known = known.filter(pc.equal(known["output"], number))
             rows = rekeyed(self._db, output, wanted.filter(pc.is_in(wanted["_unit"], units)), known)
             rows = renumbered(self._db, rows, known) if output.settles else rows
-            self._rows(output, rows, known)
+            yield output, rows, known
 
-    def _expected(self, prepared: Prepared, shaped: Shaped) -> pa.Array:
-        """The units whose rows must be in the target: what the rules and the ledger neither hold nor skip."""
-        units = shaped.units
-        known = prepared.known
+    def _wanted(self, prepared: Prepared) -> tuple[Shaped, pa.Array]:
+        """The batch shaped, and which of its units must be in the target."""
+        shaped = prepared.shaped_with(looking(self._db, self._run.targets, prepared.known, self._numbers))
+        held, skipped, applied = self._standing(prepared, shaped)
+        return shaped, pc.and_(pc.invert(pc.fill_null(pc.or_kleene(held, skipped), False)), applied)
+
+    def _standing(self, prepared: Prepared, shaped: Shaped) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """Which units the rules or the ledger hold or skip (null: neither), and which the ledger knows."""
+        units, known = shaped.units, prepared.known
         status = pc.index_in(units["_unit"], known.units["unit"].combine_chunks())
         remembered = known.units["status"].combine_chunks().take(status)
         word = pc.coalesce(units["status"], remembered)
-        held, skipped = pc.equal(word, "held"), pc.equal(word, "skipped")
+        return pc.equal(word, "held"), pc.equal(word, "skipped"), pc.is_valid(status)
+
+    def _count(self, prepared: Prepared, shaped: Shaped) -> None:
+        """Count the records by what became of them; one that was never applied is a finding."""
+        held, skipped, applied = self._standing(prepared, shaped)
         self._checked.held += pc.sum(held).as_py() or 0
         self._checked.skipped += (pc.sum(skipped).as_py() or 0) + prepared.settled["skipped"]
         out = pc.fill_null(pc.or_kleene(held, skipped), False)
-        applied = pc.is_valid(status)
-        missing = units.filter(pc.and_(pc.invert(out), pc.invert(applied)))
-        migrated = pc.is_in(units["_unit"], known.rows["unit"].combine_chunks())
+        missing = shaped.units.filter(pc.and_(pc.invert(out), pc.invert(applied)))
+        migrated = pc.is_in(shaped.units["_unit"], prepared.known.rows["unit"].combine_chunks())
         self._applied += int(pc.sum(migrated).as_py() or 0)
         if missing.num_rows:
             self._checked.not_applied += missing.num_rows
             for unit in missing["_unit"].slice(0, 3).to_pylist():
                 self._verified.add(Finding(self._run.name, "not_applied", "the record was never applied", unit))
             self._verified.counts["not_applied"] += missing.num_rows - min(3, missing.num_rows)
-        mask = pc.and_(pc.invert(out), applied)
-        if self._share < 1.0:
-            mask = pc.and_(mask, self._chosen(units))
-        return units.filter(mask)["_unit"].combine_chunks()
 
     def _chosen(self, units: pa.Table) -> pa.Array:
         self._db.register("_u", units.select(["_unit"]))
@@ -249,15 +228,17 @@ class _FlowChecker:
             return
         if output.patch:
             self._patches(output, rows)
-            return
-        if output.body:
+        elif output.body:
             self._files(output, rows)
-            return
-        target = self._run.targets[output.connection]
-        present = as_wire(
-            target.fetch(output.dataset, rows.select(list(output.key_names)), output.names), output.columns
-        )
-        present = keyed(self._db, output, present)
+        elif output.name in self._digests:
+            checked.by_digest += rows.num_rows - self._digests[output.name].add(rows)
+            self._spot_some(output, rows)
+        else:
+            self._spot(output, *self._compare(output, rows, known))
+
+    def _compare(self, output: OutputShape, rows: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Find what is missing or differs. Gives the rows that are there and ours, as wanted and as found."""
+        present = self._fetched(output, rows)
         at = pc.index_in(rows["_key"], present["_key"].combine_chunks())
         for unit, key in _pairs(rows.filter(pc.is_null(at))):
             self._verified.add(Finding(self._run.name, "missing", f"{output.dataset}: the row is not there", unit, key))
@@ -267,7 +248,13 @@ class _FlowChecker:
         if output.match or self._run.shape.flow.on_conflict == "target":
             there, found, same = (part.filter(pc.invert(theirs)) for part in (there, found, same))
         self._differences(output, there, found, same)
-        self._spot(output, there, found)
+        return there, found
+
+    def _fetched(self, output: OutputShape, rows: pa.Table) -> pa.Table:
+        """What the target holds under the keys of these rows."""
+        keys = rows.select(list(output.key_names))
+        there = self._run.targets[output.connection].fetch(output.dataset, keys, output.names)
+        return keyed(self._db, as_wire(there, output.columns), output.key)
 
     def _remembered(self, rows: pa.Table, known: pa.Table) -> tuple[pa.Array, pa.Array]:
         """Which rows are their owners' (they were there before us, or left to them), and which are wanted as we
@@ -285,27 +272,17 @@ class _FlowChecker:
 
     def _patches(self, output: OutputShape, rows: pa.Table) -> None:
         """Every place that was patched holds what it should."""
-        columns = [c for name in (*output.names, *output.edits) if (c := output.schema.column(name))]
-        keys = as_wire(rows.select(list(output.key_names)).group_by(list(output.key_names)).aggregate([]), output.key)
-        there = self._run.targets[output.connection].fetch(output.dataset, keys, [column.name for column in columns])
-        present = keyed(self._db, output, as_wire(there, columns))
-        actions, _ = patching.states(self._db, output, rows, present)
-        wrong = rows.filter(pc.not_equal(actions, "unchanged"))
-        for unit, key in _pairs(wrong):
-            detail = f"{output.dataset}: {', '.join((*output.names[len(output.key) :], *output.edits))}"
-            self._verified.add(Finding(self._run.name, "differs", f"{detail}: the patch is not there", unit, key))
+        there = landed.patched(self._db, self._run.targets[output.connection], output, rows)
+        names = ", ".join((*output.names[len(output.key) :], *output.edits))
+        for unit, key in _pairs(rows.filter(pc.invert(pa.array(there, pa.bool_())))):
+            detail = f"{output.dataset}: {names}: the patch is not there"
+            self._verified.add(Finding(self._run.name, "differs", detail, unit, key))
 
     def _files(self, output: OutputShape, rows: pa.Table) -> None:
         """Every file is there, with the size and the checksum that are known of it."""
-        columns = [c for name in (*output.key_names, *bodies.COMPARED) if (c := output.schema.column(name))]
-        keys = as_wire(rows.select(list(output.key_names)), output.key)
-        there = self._run.targets[output.connection].fetch(output.dataset, keys, [column.name for column in columns])
-        present = keyed(self._db, output, as_wire(there, columns))
-        rows = rows.append_column("_at", pa.array(range(rows.num_rows)))
-        found = bodies.states(self._db, rows, bodies.NONE_KNOWN, present, policy="hold")["_action"].to_pylist()
-        for (unit, key), action in zip(_pairs(rows), found, strict=True):
-            if action != "reuse":
-                kind = "missing" if action == "copy" else "differs"
+        words = landed.stored(self._db, self._run.targets[output.connection], output, rows)
+        for (unit, key), kind in zip(_pairs(rows), words, strict=True):
+            if kind is not None:
                 self._verified.add(Finding(self._run.name, kind, f"{output.dataset}: {_FILE[kind]}", unit, key))
 
     def _differences(self, output: OutputShape, wanted: pa.Table, found: pa.Table, same: pa.Array) -> None:
@@ -322,12 +299,23 @@ class _FlowChecker:
             detail = f"{output.dataset}: {', '.join(names)}{since}"
             self._verified.add(Finding(self._run.name, "differs", detail, unit, key))
 
+    def _spot_some(self, output: OutputShape, rows: pa.Table) -> None:
+        """Spot checks of rows that are not fetched otherwise."""
+        rows = rows.take(pa.array(self._places(rows), pa.int64()))
+        if rows.num_rows:
+            present = self._fetched(output, rows)
+            at = pc.index_in(rows["_key"], present["_key"].combine_chunks())
+            self._spot(output, rows.filter(pc.is_valid(at)), present.take(pc.drop_null(at)))
+
+    def _places(self, rows: pa.Table) -> list[int]:
+        """Which rows of a batch to show: each may replace earlier choices, so that the whole flow has its chance."""
+        room = self._spots - sum(spot.flow == self._run.name for spot in self._verified.spots)
+        return self._rng.sample(range(rows.num_rows), min(max(room, 2 if self._spots else 0), rows.num_rows))
+
     def _spot(self, output: OutputShape, wanted: pa.Table, found: pa.Table) -> None:
-        """Choose records to show: each batch may replace earlier choices, so that the whole flow has its chance."""
+        """Choose records to show, of rows that are there."""
         mine = [spot for spot in self._verified.spots if spot.flow == self._run.name]
-        room = self._spots - len(mine)
-        places = self._rng.sample(range(wanted.num_rows), min(max(room, 2 if self._spots else 0), wanted.num_rows))
-        for place in places:
+        for place in self._places(wanted):
             spot = self._spot_of(output, wanted.slice(place, 1), found.slice(place, 1))
             if len(mine) < self._spots:
                 mine.append(spot)

@@ -173,7 +173,7 @@ class Ledger(Runs, Undoing):
         if flow not in self._flows or not len(units):
             return nothing_known()
         number = self._flows[flow]
-        with self._sql.transaction():
+        with self._sql.transaction(readonly=True):
             self._sql.stage("staged_asked", pa.table({"unit": pa.array(units, pa.string())}))
             rows = self._sql.query(
                 "SELECT r.unit, r.output, r.n, coalesce(r.target_key, r.unit), r.fingerprint, r.shape,"
@@ -193,7 +193,7 @@ class Ledger(Runs, Undoing):
         if flow not in self._flows or not len(units):
             return empty
         number = self.outputs(flow).get(output, 0) if output else 0
-        with self._sql.transaction():
+        with self._sql.transaction(readonly=True):
             self._sql.stage("staged_asked", pa.table({"unit": pa.array(units, pa.string())}))
             found = self._sql.query(
                 f"SELECT r.unit, coalesce(r.target_key, r.unit) FROM {self._of_asked('rows', self._flows[flow])}"

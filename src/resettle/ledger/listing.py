@@ -58,6 +58,19 @@ class Listing:
         )
         return [dict(zip(["flow", *names], row, strict=True)) for row in rows]
 
+    def done(self, flow: str) -> list[str]:
+        """Units of a flow that are done, in order: all of their rows were written or reused."""
+        if not self.exists or flow not in self._flows:
+            return []
+        number = self._flows[flow]
+        rows = self._sql.execute(
+            f"SELECT d.unit FROM (SELECT r.unit FROM {self._p}rows r WHERE r.flow = {number} GROUP BY r.unit"
+            f" HAVING count(*) = count(r.fingerprint) UNION SELECT u.unit FROM {self._p}units u"
+            f" WHERE u.flow = {number} AND u.status = 'done') d WHERE NOT EXISTS (SELECT 1 FROM {self._p}units x"
+            f" WHERE x.flow = {number} AND x.unit = d.unit AND x.status <> 'done') ORDER BY d.unit"
+        )
+        return [str(unit) for (unit,) in rows]
+
     def count_units(self) -> list[dict[str, Any]]:
         """How many units have which status and reason (plainly done ones come from `rows`)."""
         if not self.exists:

@@ -1,4 +1,7 @@
-"""The ledger's tables in Postgres: a schema of our own in the target database."""
+"""The ledger's tables in Postgres: a schema of our own in the target database.
+
+Where an administrator has made the schema, its owner needs no right to make one.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from resettle.connector import Sql
 NOW = "now()"
 
 TABLES = """
-CREATE SCHEMA IF NOT EXISTS {schema};
+DO $$ BEGIN IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA {schema}; END IF; END $$;
 CREATE TABLE IF NOT EXISTS {p}meta (key text PRIMARY KEY, value text NOT NULL);
 CREATE TABLE IF NOT EXISTS {p}runs (
   run bigint PRIMARY KEY, migration text NOT NULL, environment text NOT NULL, phase text NOT NULL,

@@ -132,7 +132,7 @@ class Undoing(Listing):
         number = self._flows[flow]
         asked = self._store.OF_ASKED.format(p=self._p, table="rows", flow=number)
         mine = f"{self._p}before_images WHERE flow = {number} AND unit IN (SELECT unit FROM staged_asked) AND run"
-        with self._sql.transaction():
+        with self._sql.transaction(readonly=True):
             self._sql.stage("staged_asked", pa.table({"unit": pa.array(units, pa.string())}))
             rows = self._sql.query(
                 "SELECT r.unit, r.output, r.n, coalesce(r.target_key, r.unit), r.fingerprint, r.shape,"

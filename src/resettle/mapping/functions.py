@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from functools import lru_cache
@@ -21,6 +22,7 @@ import msgspec
 import orjson
 import pyarrow as pa
 
+from resettle import private
 from resettle.errors import ConfigError
 from resettle.mapping.pointer import put
 
@@ -67,6 +69,7 @@ CREATE MACRO blank_null(x) AS nullif(trim(CAST(x AS VARCHAR)), '');
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _STRING = msgspec.json.Decoder(str)
+_TRYING = threading.Lock()
 _STEP = re.compile(r"\.([^.\[\]]+)|\.\"([^\"]*)\"|\[(\d+)\]")
 _DIGITS = Context(prec=2000, Emax=10**6, Emin=-(10**6), traps=[InvalidOperation, Inexact, Overflow])
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -74,12 +77,22 @@ _INEXACT = re.compile(r"\d(?:\.?\d){15}|\d[eE]|\.0000|-0|\d\.\d*0(?!\d)")
 """What a number has that a double may not give back as it was: 16 digits, an exponent, zeros; a bit too much."""
 
 
+CLOSED = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "allow_persistent_secrets": "false",
+}
+"""DuckDB's own ways out, shut before anything runs."""
+
+
 def connect(functions_file: Path | None = None, *, threads: int = 1) -> duckdb.DuckDBPyConnection:
     """A DuckDB with every function installed and no way to files, network or Python variables.
 
-    One connection serves one thread at a time; it is cheap to make. Times are UTC.
+    One connection serves one thread at a time; it is cheap to make. Times are UTC. What does not fit into memory
+    goes to files that only their owner may read.
     """
-    connection = duckdb.connect(config={"threads": threads})
+    connection = duckdb.connect(config={"threads": threads, "temp_directory": str(private.spill()), **CLOSED})
     connection.execute(
         "SET GLOBAL TimeZone = 'UTC'; SET old_implicit_casting = true; SET preserve_insertion_order = true"
     )
@@ -87,7 +100,8 @@ def connect(functions_file: Path | None = None, *, threads: int = 1) -> duckdb.D
     connection.execute("SET arrow_lossless_conversion = true")
     connection.execute("SET memory_limit = '1GB'")
     install(connection, functions_file)
-    connection.execute("SET enable_external_access = false")
+    connection.execute("SET enable_external_access = false; SET allowed_configs = ['disabled_optimizers']")
+    connection.execute("SET lock_configuration = true")
     return connection
 
 
@@ -103,11 +117,12 @@ def query(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object = 
 
 def run_tried(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     """Run SQL that says TRY. DuckDB would move what two TRYs have in common out of both, where it can fail."""
-    connection.execute("SET disabled_optimizers = 'common_subexpressions'")
-    try:
-        return query(connection, sql)
-    finally:
-        connection.execute("RESET disabled_optimizers")
+    with _TRYING:  # the setting is the database's, not the cursor's
+        connection.execute("SET disabled_optimizers = 'common_subexpressions'")
+        try:
+            return query(connection, sql)
+        finally:
+            connection.execute("RESET disabled_optimizers")
 
 
 def install(connection: duckdb.DuckDBPyConnection, functions_file: Path | None = None) -> None:

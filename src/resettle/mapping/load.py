@@ -75,7 +75,7 @@ class Migration:
     def flow_digest(self, name: str) -> str:
         """Changes whenever what the flow makes of a record could change."""
         flow = self.file.flows[name]
-        parts: list[Any] = [flow.model_dump(mode="json", exclude={"after"})]
+        parts: list[Any] = [flow.model_dump(mode="json", exclude={"after", "label", "row_key"})]
         parts += [self.sql_text(text) for text in _sql_files(flow)]
         for lookup in self.file.lookups.values():
             parts.append(lookup.model_dump(mode="json"))
@@ -110,6 +110,25 @@ def load(folder: str | Path, environment: str | None = None, variables: Mapping[
     migration = Migration(root, file, chosen, bool(section.get("guard")), connections, tree)
     _check_names(migration)
     return migration
+
+
+def unfilled(folder: str | Path, environment: str | None = None) -> dict[str, Any]:
+    """The declaration for one environment as it is written, its variables not filled in."""
+    path = Path(folder) / FILE
+    tree = _parse(path)
+    section = (tree.get("environments") or {}).get(_choose_environment(path, tree, environment)) or {}
+    raw = _merge(_strip(tree), section)
+    raw["vars"] = {**(raw.get("vars") or {}), **_strip(section.get("vars") or {})}
+    raw.pop("environments", None)
+    return raw
+
+
+def environments(folder: str | Path) -> list[str]:
+    """The environments that a declaration names."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file", hint="name a migration's folder, or make one")
+    return [str(name) for name in _parse(path).get("environments") or {}]
 
 
 def _parse(path: Path) -> Any:

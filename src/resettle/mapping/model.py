@@ -156,6 +156,12 @@ class Flow(Part):
     outputs: dict[Name, Output] = Field(default_factory=dict)
     on_conflict: Literal["hold", "source", "target"] = "hold"
     after: list[str] = Field(default_factory=list, description="SQL run in the target once the flow is done.")
+    label: Expression | None = Field(
+        None, description="A name for people of a record, in lists of records, where values are asked for."
+    )
+    row_key: Expression | None = Field(
+        None, description="What tells the rows of one record apart, where they wait; a key, so it is never hidden."
+    )
     summary: dict[Name, Expression] = Field(
         default_factory=dict, description="The report's own figures, as SQL over the flow's counts."
     )

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from json import decoder
+
+import msgspec
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BLANK = frozenset(" \t\r\n")
+_WHOLE = msgspec.json.Decoder(msgspec.Raw)
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _value_end = json.JSONDecoder(parse_float=str, parse_int=str).raw_decode
 _string_end = decoder.scanstring  # type: ignore[attr-defined]
 
@@ -21,9 +26,13 @@ class Document:
     """One JSON text; what is found in it once is not looked for again. Raises ValueError for what is no JSON."""
 
     def __init__(self, text: str) -> None:
+        try:
+            _WHOLE.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            raise ValueError("this text is no JSON") from None
         self.text = text
-        start = _skip(text, 0)
-        self._whole = (start, _end(text, start))
+        self._whole = (_skip(text, 0), len(text.rstrip(" \t\r\n")))
+        self._ascii = text.isascii()
         self._children: dict[int, Mapping[str, Span]] = {}
 
     def at(self, pointer: str) -> str | None:
@@ -46,12 +55,12 @@ class Document:
         holder = self._find(path[:-1])
         if not path or holder is None or self.text[holder[0]] != "{":
             return None
-        members = self._members(holder[0])
-        place = max((end for _, end in members.values()), default=holder[0] + 1)
-        wide = any(self.text[start - 1] == " " for start, _ in members.values())
+        start, end = holder
+        place = start + len(self.text[start : end - 1].rstrip(" \t\r\n"))
+        wide = self.text.find('": ', start, end) >= 0
         colon, comma = (": ", ", ") if wide else (":", ",")
         name = json.dumps(path[-1], ensure_ascii=False)
-        return place, place, f"{comma if members else ''}{name}{colon}{value}"
+        return place, place, f"{comma if place > start + 1 else ''}{name}{colon}{value}"
 
     def without(self, pointer: str) -> Splice | None:
         """What takes the member at the pointer away: the reverse of a `splice` that was new. None if it has none."""
@@ -70,13 +79,8 @@ class Document:
         return holder[0] + 1, after + 1 if self.text[after] == "," else end, ""
 
     def with_splices(self, splices: Iterable[Splice]) -> str:
-        """The text with all these done; of two at one place the first comes first."""
-        parts, place, new = [], 0, -1
-        for start, end, text in sorted(splices, key=lambda one: one[:2]):
-            comma = "," if start == end == new and not text.startswith(",") else ""  # both new in an empty object
-            parts += [self.text[place:start], comma, text]
-            place, new = end, start if start == end else -1
-        return "".join([*parts, self.text[place:]])
+        """The text with all these done."""
+        return spliced(self.text, splices)
 
     def _of(self, span: Span | None) -> str | None:
         return self.text[slice(*span)] if span else None
@@ -88,10 +92,15 @@ class Document:
                 return None
             opening = self.text[span[0]]
             if opening == "{":
-                span = self._members(span[0]).get(step)
+                span = None if self._lacks(step, *span) else self._members(span[0]).get(step)
             else:
-                span = self._items(span[0]).get(step) if opening == "[" else None
+                span = self._items(*span).get(step) if opening == "[" else None
         return span
+
+    def _lacks(self, name: str, start: int, end: int) -> bool:
+        """Whether an object has no such member, seen without taking it apart: a plain name stands as it is in it."""
+        plain = name.isascii() and name.isalnum()
+        return plain and self.text.find(f'"{name}"', start, end) < 0 and self.text.find("\\u", start, end) < 0
 
     def _members(self, start: int) -> Mapping[str, Span]:
         """Start and end of value of each member of the object that starts there, by name.
@@ -113,19 +122,28 @@ class Document:
         self._children[start] = found
         return found
 
-    def _items(self, start: int) -> Mapping[str, Span]:
+    def _items(self, start: int, stop: int) -> Mapping[str, Span]:
         if start in self._children:
             return self._children[start]
         text, found = self.text, dict[str, Span]()
-        place = _skip(text, start + 1)
-        while text[place] != "]":
-            end = _end(text, place)
-            found[str(len(found))] = (place, end)
-            place = _skip(text, end)
-            if text[place] == ",":
-                place = _skip(text, place + 1)
+        place = start + 1
+        for index, item in enumerate(_ITEMS.decode(text if (start, stop) == (0, len(text)) else text[start:stop])):
+            place = _skip(text, place)
+            end = place + (len(bytes(item)) if self._ascii else len(bytes(item).decode()))
+            found[str(index)] = (place, end)
+            place = _skip(text, end) + 1
         self._children[start] = found
         return found
+
+
+def spliced(text: str, splices: Iterable[Splice]) -> str:
+    """The text with all these done; of two at one place the first comes first."""
+    parts, place, new = [], 0, -1
+    for start, end, put in sorted(splices, key=lambda one: one[:2]):
+        comma = "," if start == end == new and not put.startswith(",") else ""  # both new in an empty object
+        parts += [text[place:start], comma, put]
+        place, new = end, start if start == end else -1
+    return "".join([*parts, text[place:]])
 
 
 def put(document: str, pointer: str, value: str) -> str | None:
@@ -147,6 +165,7 @@ def at(document: str, pointer: str) -> str | None:
     return Document(document).at(pointer)
 
 
+@lru_cache(4096)
 def steps(pointer: str) -> tuple[str, ...]:
     """A pointer's steps. Raises ValueError for what is none."""
     if pointer and not pointer.startswith("/"):

@@ -49,12 +49,24 @@ UNREPEATABLE = frozenset(
 )
 
 
+NAMING = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.PermissionException)
+"""Errors that speak of the statement alone; all others may quote a value."""
+
+
 class SqlError(ValueError):
     """DuckDB does not understand the text; ``position`` counts characters from 0 where it says so."""
 
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
         self.position = position
+
+
+def first_line(error: duckdb.Error) -> str:
+    """What DuckDB says of names and types, without its picture of the statement; of values only the kind of trouble."""
+    kind = type(error).__name__.removesuffix("Exception")
+    if not isinstance(error, NAMING):
+        return f"it fails on some record ({kind})"
+    return str(error).splitlines()[0].removeprefix("Binder Error: ")
 
 
 @dataclass(frozen=True)

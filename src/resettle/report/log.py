@@ -8,15 +8,16 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from resettle import private
+
 LOGGER = logging.getLogger("resettle")
 
 
 def open_log(root: Path, command: str, *, verbose: bool) -> Path:
     """Start the log of one command; ``verbose`` also repeats it on stderr. Gives its path."""
-    folder = root / ".resettle" / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{command}-{os.getpid()}.jsonl"
-    handler = logging.StreamHandler(os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a"))
+    folder = private.folder(private.folder(root / ".resettle") / "logs")
+    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{command}-{os.getpid()}.jsonl"
+    handler = logging.StreamHandler(os.fdopen(private.new(path), "w", encoding="utf-8"))
     handler.setFormatter(_Lines())
     LOGGER.handlers = [handler]
     LOGGER.propagate = False

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from resettle.engine.explain import Side
+from resettle.report.terminal import escape
 
 _HIDDEN = "(not shown)"
 
@@ -26,8 +26,8 @@ def print_sides(console: Console, sides: Sequence[Side], *, show_values: bool) -
     for side in sides:
         console.print(f"  {escape(side.output)} {escape(side.key)}: {_history(side)}", highlight=False)
         for name, (now, wanted) in side.fields.items():
-            shown = (str(now), str(wanted)) if show_values else (_HIDDEN, _HIDDEN)
-            console.print(f"      {name}: now {escape(shown[0])} | we would write {escape(shown[1])}", highlight=False)
+            there, ours = (escape(str(now)), escape(str(wanted))) if show_values else (_HIDDEN, _HIDDEN)
+            console.print(f"      {escape(name)}: now {there} | we would write {ours}", highlight=False)
     if any(side.fields for side in sides) and not show_values:
         console.print("      (--show-values shows them)", highlight=False)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from resettle.batch import Action, Status
@@ -14,8 +13,10 @@ from resettle.engine.apply import Applied
 from resettle.engine.balance import Counts, Sample
 from resettle.engine.check import Remark
 from resettle.engine.plan import Plan
+from resettle.engine.privileges import Privileges
 from resettle.engine.rehearse import Rehearsed
 from resettle.engine.verify import Verified
+from resettle.report.terminal import escape
 
 _SIGNS = {
     **dict.fromkeys(("create", "copy"), "[green]+[/]"),
@@ -118,7 +119,7 @@ def _samples(console: Console, counts: Counts, samples: int) -> None:
         for sample in kept[:samples]:
             console.print(f"  {_SIGNS.get(kind, '[yellow]![/]')} {_line(counts.flow, kind, sample)}", highlight=False)
             for name, (before, after) in list(sample.fields.items())[:20] if kind != "create" else ():
-                console.print(f"      {name}: {escape(str(before))} -> {escape(str(after))}", highlight=False)
+                console.print(f"      {escape(name)}: {escape(str(before))} -> {escape(str(after))}", highlight=False)
             if kind == "create" and sample.fields and next(iter(sample.fields.values()))[1] != "(not shown)":
                 shown = ", ".join(f"{name}={after}" for name, (_, after) in sample.fields.items())
                 console.print(f"      {escape(shown)}", highlight=False)
@@ -145,6 +146,18 @@ def print_remarks(console: Console, remarks: Iterable[Remark]) -> None:
             console.print(f"        {escape(remark.hint)}", style="dim", highlight=False)
 
 
+def print_privileges(console: Console, needed: Iterable[Privileges]) -> None:
+    """What each connection's user has to be allowed, fit to be copied."""
+    for one in needed:
+        console.print(f"[bold]{escape(one.connection)}[/]: what its user needs")
+        for line in one.apply or ("-- its connector names nothing: to read, and to write what is written",):
+            console.print(f"  {escape(line)}", highlight=False)
+        if one.rollback:
+            console.print("  -- and for a rollback", highlight=False)
+        for line in one.rollback:
+            console.print(f"  {escape(line)}", highlight=False)
+
+
 def print_verified(console: Console, verified: Verified, *, spots: int) -> None:
     """verify's outcome, for people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -154,6 +167,7 @@ def print_verified(console: Console, verified: Verified, *, spots: int) -> None:
         "held",
         "skipped",
         "rows compared",
+        "by digest",
         "cells",
         "instants",
         "JSON",
@@ -161,7 +175,8 @@ def print_verified(console: Console, verified: Verified, *, spots: int) -> None:
     ):
         table.add_column(title, justify="left" if title in {"flow", "in target"} else "right")
     for flow in verified.flows:
-        numbers = (flow.read, flow.held, flow.skipped, flow.rows, flow.cells, flow.instants, flow.documents)
+        counted = (flow.read, flow.held, flow.skipped, flow.rows, flow.by_digest)
+        numbers = (*counted, flow.cells, flow.instants, flow.documents)
         there = ", ".join(f"{name} {count:,}" for name, count in flow.in_target.items())
         table.add_row(flow.flow, *(f"{number:,}" for number in numbers), there)
     console.print(table)
@@ -176,7 +191,8 @@ def print_verified(console: Console, verified: Verified, *, spots: int) -> None:
         for name, (wanted, found, same) in spot.fields.items():
             if wanted is not None or found is not None or not same:
                 sign = "=" if same else "[red]*[/]"
-                console.print(f"    {sign} {name}: {escape(str(wanted))} | {escape(str(found))}", highlight=False)
+                pair = f"{escape(str(wanted))} | {escape(str(found))}"
+                console.print(f"    {sign} {escape(name)}: {pair}", highlight=False)
     for finding in verified.findings:
         where = " ".join(part for part in (finding.flow, finding.unit) if part)
         console.print(f"[red]* {finding.kind}[/] {escape(where)}: {escape(finding.detail)}", highlight=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from resettle.engine.drift import FlowDrift
 from resettle.engine.rollback import FlowUndone, RolledBack
+from resettle.report.terminal import escape
 
 WORDS = ("deleted", "restored", "forgotten")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -92,6 +93,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         request, fault = self._take()
+        if self.local.latency:
+            time.sleep(self.local.latency)
         if request.path == "/o/oauth2/auth":
             self._authorise(request)
             return

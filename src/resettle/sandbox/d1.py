@@ -86,6 +86,7 @@ def start_d1(path: Path | str = ":memory:") -> Iterator[LocalD1]:
     base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     base.text_factory = lambda raw: raw.decode(errors="replace")  # as JavaScript reads text
     base.execute("PRAGMA foreign_keys = ON")
+    base.execute("PRAGMA synchronous = OFF")  # a sandbox outlives no power cut, as its Postgres does not
     base.create_function("unhex", 1, _unhex, deterministic=True)  # SQLite has it from 3.41, D1 has it
     base.create_function("pow", 2, _pow, deterministic=True)
     for limit, most in LIMITS.items():

@@ -12,6 +12,7 @@ import hashlib
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -106,6 +107,12 @@ class LocalDrive:
     turn: threading.Lock = field(default_factory=threading.Lock)
     spent: tuple[int, float] = (0, 0.0)
     """Quota units, and since when."""
+    used: Counter[str] = field(default_factory=Counter)
+    """Since the start: `units` spent, requests that were `refused` because there were none left."""
+    latency: float = 0.0
+    """Seconds that it takes over an answer."""
+    asked: tuple[float, float] = (0.0, 0.0)
+    """When units were spent for the first and the last time."""
 
     @property
     def api(self) -> str:
@@ -207,8 +214,11 @@ class LocalDrive:
             now = self.clock()
             used, since = (0, now) if now - since >= 60 else (used, since)
             if self.units_per_minute is not None and used + units > self.units_per_minute:
+                self.used["refused"] += 1
                 raise ApiError(403, "userRateLimitExceeded")
             self.spent = used + units, since
+            self.used["units"] += units
+            self.asked = (self.asked[0] or now, now)
 
     def listing(self, request: Request, *, empty: bool = False, incomplete: bool = False) -> dict[str, Any]:
         """files.list: one page of what a search finds, in a fixed order."""
