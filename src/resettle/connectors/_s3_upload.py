@@ -37,7 +37,6 @@ OLD = timedelta(days=1)
 """An upload is given up only if it began longer ago: a younger one may be another run's, still going on."""
 
 
-
 def part_size(asked: int, size: int | None) -> int:
     """Bytes of every part but the last: what was asked for, more where 10,000 of them would not hold ``size``."""
     needed = -(-(size or 0) // PARTS)
