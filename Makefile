@@ -7,7 +7,7 @@ EXTENDED := .extended/.installed
 MOVERS := .venv-peers/.movers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-extended demo demo-all test test-extended lint types check bench bench-live bench-drive bench-peers bench-files bench-verify lock clean
+.PHONY: help setup setup-extended demo demo-all test test-extended lint types check evidence bench bench-live bench-drive bench-peers bench-files bench-verify lock clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -64,6 +64,9 @@ types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
 check: lint types test ## what CI runs
+
+evidence: $(STAMP) ## count the tests behind each promise of docs/guarantees.md
+	$(BIN)/python -m tests.evidence
 
 bench: $(STAMP) ## measure resettle (ARGS="--large" adds 5,000,000 rows)
 	$(BIN)/python -m benchmarks.run $(ARGS)
