@@ -38,8 +38,8 @@ def table(collected: Collected, page: str) -> str:
     for title, text in SECTION.findall(page):
         names = set(re.findall(r"`(test_\w+)`", text))
         if names:
-            usual, more = (sum(counted[name] for name in names) for counted in (collected.usual, collected.extended))
-            rows.append(f"| {title} | {len(names):,} | {usual:,} | {more:,} |")
+            cases = [sum(counted[name] for name in names) for counted in (collected.usual, collected.extended)]
+            rows.append(f"| {title} | {len(names):,} | {cases[0]:,} | {cases[1]:,} |")
     passed = sum(len(set(MIGRATIONS) - set(point.not_passed)) for point in POINTS)
     rows.append(
         f"| all tests | {len(collected.usual):,} | {collected.usual.total():,} | {collected.extended.total():,} |"
