@@ -24,6 +24,8 @@ class Undisturbed:
     effects: Effects
     passed: Mapping[tuple[str, str], int]
     status: str
+    seconds: float
+    """What one run takes on this machine."""
 
 
 @dataclass
@@ -33,7 +35,6 @@ class Matrix:
     world: World
     _undisturbed: dict[tuple[str, str], Undisturbed] = field(default_factory=dict)
     _continued: set[tuple[str, str, str]] = field(default_factory=set)
-    _takes: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def start(self, point: Point, phase: str) -> str:
         return "applied" if phase == "rollback" else point.start
@@ -43,14 +44,15 @@ class Matrix:
         if (state, phase) not in self._undisturbed:
             self.world.at(state)
             begun = self.world.found()
+            started = time.monotonic()
             ended = self.world.go(phase)
-            passed = ended.passed
+            passed, seconds = ended.passed, time.monotonic() - started
             if self.world.minting and phase == "apply":
                 self.world.at(state)
                 ended = self._to_the_end(phase)
             assert ended.code == 0
             self._undisturbed[state, phase] = Undisturbed(
-                begun, self.world.found(), self.world.effects(), passed, ended.said["status"]
+                begun, self.world.found(), self.world.effects(), passed, ended.said["status"], seconds
             )
         return self._undisturbed[state, phase]
 
@@ -76,15 +78,6 @@ class Matrix:
         self.continue_and_compare(calm, phase)
         assert self.world.effects() == calm.effects, "something was done twice, or not at all"
         self._continued.add(key)
-
-    def takes(self, state: str, phase: str) -> float:
-        """Seconds that one undisturbed run takes on this machine."""
-        if (state, phase) not in self._takes:
-            self.world.at(state)
-            started = time.monotonic()
-            self.world.go(phase)
-            self._takes[state, phase] = time.monotonic() - started
-        return self._takes[state, phase]
 
     def continue_and_compare(self, calm: Undisturbed, phase: str) -> None:
         """After any number of deaths: run to the end, and compare what is there."""

@@ -76,8 +76,9 @@ def test_a_plan_that_died_leaves_the_older_one_whole_or_is_there(
             assert bool(begun) is (not named and (point.name, side) != ("plan file begun", "before"))
             for one in begun:
                 one.unlink()
-            assert world.go("plan", path=str(path)).code == 0
-            assert path.read_bytes() == newer
+    path.write_bytes(older)
+    assert world.go("plan", path=str(path)).code == 0
+    assert path.read_bytes() == newer
     assert world.found() == before, "a plan writes nothing but its own file"
 
 
@@ -85,7 +86,7 @@ AGAIN = (("ledger record", "after", 1), ("batch", "after", 1), ("batch decided",
 """Deaths one after the other, each of a run that was to make the one before good."""
 
 
-@pytest.mark.parametrize("migration", MIGRATIONS)
+@pytest.mark.parametrize("migration", ["mirubato", "omt"])
 def test_a_run_may_die_again_and_again(matrix_of: MatrixOf, migration: str) -> None:
     matrix = matrix_of(migration)
     calm = matrix.undisturbed("revised", "apply")

@@ -26,11 +26,11 @@ def soak(matrix: Matrix, seed: str, kills: int) -> int:
     killed = done = 0
     while done < kills:
         state, phase = rng.choice(STARTS)
-        calm, takes = matrix.undisturbed(state, phase), matrix.takes(state, phase)
+        calm = matrix.undisturbed(state, phase)
         world.at(state)
         options = {**world.options, "concurrency": 4}
         for _ in range(min(rng.choice((1, 1, 2, 3)), kills - done)):
-            ended = world.go(phase, options=options, kill_after=rng.uniform(0, takes))
+            ended = world.go(phase, options=options, kill_after=rng.uniform(0, calm.seconds))
             assert ended.code in (0, -signal.SIGKILL)
             killed += ended.code != 0
             done += 1
