@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -59,9 +59,12 @@ class Pending:
 
     def insert(self, target: str, rows: pa.Table) -> None:
         """Into a table whose name is quoted already."""
-        names = ", ".join(map(quote, rows.column_names))
         self.largest = max(self.largest, rows.num_rows)
-        for chunk in chunks(rows):
+        self._insert(target, rows.column_names, chunks(rows))
+
+    def _insert(self, target: str, columns: Sequence[str], pieces: Iterable[Chunk]) -> None:
+        names = ", ".join(map(quote, columns))
+        for chunk in pieces:
             # OR ABORT, because a table's own ON CONFLICT clause may say REPLACE.
             sql = f"INSERT OR ABORT INTO {target} ({names}) {chunk.select}"
             self.statements.append(Statement(sql, chunk.parameters))
@@ -81,7 +84,7 @@ class Pending:
             return
         if not write.unique_key:
             self._refuse_present(write, target, pieces)
-        self.insert(target, rows)
+        self._insert(target, rows.column_names, pieces)
 
     def _update(self, write: Write, target: str, pieces: Sequence[Chunk]) -> None:
         changed = [quote(name) for name in write.rows.column_names if name not in write.key]

@@ -290,9 +290,11 @@ def _client(name: str, settings: DynamoDBSettings, service: str) -> Any:
         config = botocore.config.Config(
             retries={"mode": "standard", "total_max_attempts": 1},
             max_pool_connections=64,
-            ignore_configured_endpoint_urls=True,  # the environment must not lead past TLS
         )
-        return session.client(service, endpoint_url=settings.endpoint_url, config=config)
+        client = session.client(service, endpoint_url=settings.endpoint_url, config=config)
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
         # Such as an unknown profile, no region, a malformed URL: the message names the setting.
         raise ConfigError(f"{name}: {error}") from error
+    if in_the_open(client.meta.endpoint_url) and not settings.plain_http:  # the environment may name it too
+        raise ConfigError(f"{name}: elsewhere than on this machine http:// needs `plain_http: true`")
+    return client

@@ -86,7 +86,10 @@ def start_d1(path: Path | str = ":memory:") -> Iterator[LocalD1]:
     base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     base.text_factory = lambda raw: raw.decode(errors="replace")  # as JavaScript reads text
     base.execute("PRAGMA foreign_keys = ON")
-    base.execute("PRAGMA synchronous = OFF")  # a sandbox outlives no power cut, as its Postgres does not
+    # A sandbox outlives no power cut, as its Postgres does not; and a server has more than SQLite's 2 MB for its pages.
+    base.execute("PRAGMA synchronous = OFF")
+    base.execute("PRAGMA cache_size = -200000")
+    base.execute("PRAGMA journal_mode = MEMORY")
     base.create_function("unhex", 1, _unhex, deterministic=True)  # SQLite has it from 3.41, D1 has it
     base.create_function("pow", 2, _pow, deterministic=True)
     for limit, most in LIMITS.items():
