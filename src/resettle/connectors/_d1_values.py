@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from resettle.connectors._d1_http import LARGEST_CHUNK, MOST_PARAMETERS, MOST_VALUE, Statement
 from resettle.connectors._sqlite import quote, storage_of
@@ -167,10 +166,10 @@ def _encoded(name: str, column: pa.ChunkedArray) -> tuple[str, list[Any]]:
         return _BLOB, [None if value is None else value.hex() for value in column.to_pylist()]
     if storage == "INTEGER":
         return _TEXT, column.to_pylist()
-    column = column.cast(pa.string())
-    if not pc.any(pc.match_substring(column, "\0")).as_py():
-        return _TEXT, column.to_pylist()
-    return _NUL, [None if value is None else value.encode().hex() for value in column.to_pylist()]
+    texts = column.cast(pa.string()).to_pylist()
+    if "\0" not in "".join(filter(None, texts)):
+        return _TEXT, texts
+    return _NUL, [None if text is None else text.encode().hex() for text in texts]
 
 
 def _short(value: float) -> bool:

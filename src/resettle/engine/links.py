@@ -61,7 +61,9 @@ class Links:
         """Rows to write whose foreign key points at nothing, neither in the target nor foreseen."""
         if not output.schema.foreign_keys:
             return []
-        writes = rows.filter(pc.is_in(rows["_action"], WRITTEN))
+        names = {name for key in output.schema.foreign_keys for name in key.columns} & set(output.names)
+        narrow = rows.select(["_unit", "_action", *sorted(names)])  # a row may hold long documents
+        writes = narrow.filter(pc.is_in(rows["_action"], WRITTEN))
         if not writes.num_rows:
             return []
         return [
@@ -116,11 +118,12 @@ class Links:
 
     def new_keys(self, output: OutputShape, rows: pa.Table) -> dict[tuple[str, ...], Hashes]:
         """Hashes of the keys of rows to create: the output's own, and what foreign keys may point at."""
-        creates = rows.filter(pc.is_in(rows["_action"], NEW))
-        found = {output.key_names: key_hashes(self._db, creates["_key"])}
+        new = pc.is_in(rows["_action"], NEW)
+        found = {output.key_names: key_hashes(self._db, rows["_key"].filter(new))}
         for unique in (output.schema.key, *output.schema.unique):
             names = tuple(sorted(unique))
             if names and names not in found and set(names) <= set(output.names):
                 columns = [c for name in names if (c := output.schema.column(name))]
-                found[names] = key_hashes(self._db, keyed(self._db, creates.select(list(names)), columns)["_key"])
+                creates = rows.select(list(names)).filter(new)
+                found[names] = key_hashes(self._db, keyed(self._db, creates, columns)["_key"])
         return found
