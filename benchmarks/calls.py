@@ -6,34 +6,22 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import resettle
 from benchmarks import table
 from benchmarks.table import holds
+from resettle.sandbox.module import module_at
 
 FOLDER = Path(__file__).parents[1] / "migrations" / "amplify-media-migrator"
 MOST = 400
 """Calls of a plan that 20,000 files and 20,000 observations may take."""
-
-
-def _stack() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("amplify_media_stack", FOLDER / "sandbox" / "stack.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)
@@ -79,7 +67,7 @@ def measure(sandbox: Any, name: str, work: Callable[[], Any]) -> Step:
 
 
 def run(files: int, observations: int, batch: int) -> list[Step]:
-    stack = _stack()
+    stack = module_at(FOLDER / "sandbox" / "stack.py")
     with tempfile.TemporaryDirectory() as folder, stack.sandbox(Path(folder), files=files, messy=False) as sandbox:
         there = {one["sequentialId"] for one in sandbox.api.items("Observation")}
         more = max(observations - len(there), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks.step import MIGRATIONS
+from resettle.sandbox.module import module_at
 
 CACHE = Path(__file__).parent / ".data"
 
@@ -36,11 +36,4 @@ def export(rows: int, changed: float = 0.0) -> Path:
 
 def generator(migration: str) -> ModuleType:
     """The module that makes a migration's rows: it stands beside its sandbox, in no package."""
-    path = MIGRATIONS / migration / "sandbox" / "generate.py"
-    spec = importlib.util.spec_from_file_location(f"{migration.replace('-', '_')}_generate", path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their own module up
-    spec.loader.exec_module(module)
-    return module
+    return module_at(MIGRATIONS / migration / "sandbox" / "generate.py")

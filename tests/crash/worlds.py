@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
@@ -17,6 +15,7 @@ from typing import Any
 
 import psycopg
 
+from resettle.sandbox.module import module_at
 from tests.crash.points import MIGRATIONS
 from tests.crash.states import FIXED, Effects, Tables, World
 from tests.crash.stores import InPostgres, InSQLite, Objects
@@ -25,16 +24,7 @@ from tests.crash.zygote import ROOT, Zygote
 
 def part(migration: str, name: str) -> ModuleType:
     """A module of a migration's sandbox, loaded for us alone: its traps are cut down here."""
-    full = f"crash_{migration.replace('-', '_')}_{name}"
-    if full not in sys.modules:
-        path = ROOT / "migrations" / migration / "sandbox" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(full, path)
-        assert spec
-        assert spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module  # dataclasses look their own module up
-        spec.loader.exec_module(module)
-    return sys.modules[full]
+    return module_at(ROOT / "migrations" / migration / "sandbox" / f"{name}.py", alone="crash ")
 
 
 def only(messy: Sequence[Any], *names: str) -> tuple[Any, ...]:

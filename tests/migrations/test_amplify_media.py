@@ -5,14 +5,11 @@ Every file of `messy.MESSY` becomes what it says it does.
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
@@ -35,6 +32,7 @@ from resettle.engine.verify import verify as verify_migration
 from resettle.errors import ConnectorError
 from resettle.mapping.load import load
 from resettle.sandbox.appsync import LOST, Fault
+from resettle.sandbox.module import module_at
 
 FOLDER = Path(__file__).parents[2] / "migrations" / "amplify-media-migrator"
 NOW = datetime(2026, 7, 1, 8, 0, tzinfo=UTC)
@@ -42,17 +40,7 @@ FILES = 40
 WORDS = ("completed", "partial", "failed", "orphan", "needs_review", "duplicate")
 
 
-def _stack() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("amplify_media_stack", FOLDER / "sandbox" / "stack.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-stack = _stack()
+stack = module_at(FOLDER / "sandbox" / "stack.py")
 messy, generate = stack.part("messy"), stack.part("generate")
 
 

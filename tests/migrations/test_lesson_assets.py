@@ -5,16 +5,13 @@ Every trap of `messy.MESSY` becomes what it says it does.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psycopg
@@ -30,6 +27,7 @@ from resettle.engine.verify import Verified
 from resettle.engine.verify import verify as verify_migration
 from resettle.errors import LockedError
 from resettle.mapping.load import load
+from resettle.sandbox.module import module_at
 
 FOLDER = Path(__file__).parents[2] / "migrations" / "lesson-assets"
 FIRST = datetime(2026, 7, 1, 8, 0, tzinfo=UTC)
@@ -55,17 +53,7 @@ COUNTERS = (
 )
 
 
-def _stack() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lesson_assets_stack", FOLDER / "sandbox" / "stack.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-stack = _stack()
+stack = module_at(FOLDER / "sandbox" / "stack.py")
 messy = stack.part("messy")
 MESSY: dict[str, Any] = {each.name: each for each in messy.MESSY}
 DONE = [name for name, each in MESSY.items() if each.outcome == "done"]

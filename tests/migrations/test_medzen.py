@@ -6,14 +6,11 @@ Every trap of `generate.MESSY` becomes what it says it does.
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psycopg
@@ -28,6 +25,7 @@ from resettle.engine.plan import plan as plan_migration
 from resettle.engine.verify import Verified
 from resettle.engine.verify import verify as verify_migration
 from resettle.mapping.load import load
+from resettle.sandbox.module import module_at
 from resettle.sandbox.postgres import supabase_roles
 
 FOLDER = Path(__file__).parents[2] / "migrations" / "medzen"
@@ -42,17 +40,7 @@ TABLES = {
 SESSIONS = 200
 
 
-def _generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("medzen_generate", FOLDER / "sandbox" / "generate.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their own module up
-    spec.loader.exec_module(module)
-    return module
-
-
-generate = _generator()
+generate = module_at(FOLDER / "sandbox" / "generate.py")
 MESSY: dict[str, Any] = {messy.name: messy for messy in generate.MESSY}
 
 

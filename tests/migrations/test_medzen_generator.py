@@ -3,26 +3,20 @@
 import base64
 import gzip
 import hashlib
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from resettle.sandbox.module import module_at
 
 PLACE = Path(__file__).parents[2] / "migrations" / "medzen" / "sandbox" / "generate.py"
 
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("medzen_generate", PLACE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their own module up
-    spec.loader.exec_module(module)
-    return module
+    return module_at(PLACE)
 
 
 def lines(folder: Path, table: str) -> list[bytes]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 
 import resettle
 from resettle.sandbox.dynamodb import LocalDynamoDB, start_dynamodb
+from resettle.sandbox.module import module_at
 from resettle.sandbox.postgres import supabase_roles
 
 FOLDER = Path(__file__).parents[2] / "migrations" / "medzen"
@@ -24,17 +23,7 @@ KEYS = {
 }
 
 
-def _generator() -> Any:
-    spec = importlib.util.spec_from_file_location("medzen_generate_live", FOLDER / "sandbox" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-generate = _generator()
+generate = module_at(FOLDER / "sandbox" / "generate.py")
 
 
 def _as_boto3(item: dict[str, Any]) -> dict[str, Any]:

@@ -6,18 +6,15 @@ Every trap of `generate.MESSY` becomes what it says it does.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import re
 import shutil
 import sqlite3
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,6 +26,7 @@ from resettle.engine.balance import Counts
 from resettle.engine.plan import Plan
 from resettle.engine.verify import Verified
 from resettle.errors import MappingError
+from resettle.sandbox.module import module_at
 
 FOLDER = Path(__file__).parents[2] / "migrations" / "mirubato"
 FLOWS = ["logbook_entries", "goals", "practice_sessions"]
@@ -39,17 +37,7 @@ ODD_KEYS_SORTED = "86548d36af09dd2090e626b4d81d7cc8f9da5b74a2968f6b479dbfb48511f
 """Checksums that the API's calculateChecksum printed for two records, run as JavaScript."""
 
 
-def _sandbox(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"mirubato_{name}", FOLDER / "sandbox" / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-generate, stack = _sandbox("generate"), _sandbox("stack")
+generate, stack = (module_at(FOLDER / "sandbox" / f"{name}.py") for name in ("generate", "stack"))
 MESSY: dict[str, Any] = {messy.name: messy for messy in generate.MESSY}
 ARRIVING = [name for name, messy in MESSY.items() if messy.held is None]
 HELD = [name for name, messy in MESSY.items() if messy.held]

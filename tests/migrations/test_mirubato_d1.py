@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 import resettle
 from resettle.sandbox.d1 import ACCOUNT, DATABASE, TOKEN, LocalD1, start_d1
+from resettle.sandbox.module import module_at
 
 FOLDER = Path(__file__).parents[2] / "migrations" / "mirubato"
 COLUMNS = "id, user_id, entity_type, entity_id, data, checksum, version, deleted_at"
 
 
-def _generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mirubato_generate_d1", FOLDER / "sandbox" / "generate.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-generate = _generator()
+generate = module_at(FOLDER / "sandbox" / "generate.py")
 
 
 @contextmanager

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from resettle.sandbox.module import module_at
 
 FOLDER = Path(__file__).parents[2] / "migrations" / "mirubato"
 
 
-def _functions() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mirubato_functions", FOLDER / "functions.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-functions = _functions()
+functions = module_at(FOLDER / "functions.py")
 
 
 @pytest.mark.parametrize(

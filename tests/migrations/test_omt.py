@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psycopg
@@ -28,6 +25,7 @@ from resettle.engine.plan import plan as plan_migration
 from resettle.engine.verify import Verified
 from resettle.engine.verify import verify as verify_migration
 from resettle.mapping.load import load
+from resettle.sandbox.module import module_at
 from tests.engine.conftest import actions, counts, statuses
 
 FOLDER = Path(__file__).parents[2] / "migrations" / "omt"
@@ -36,17 +34,7 @@ NOW = datetime(2026, 7, 1, 8, 0, tzinfo=UTC)
 TABLES = ("projects", "audio_versions", "media_files", "media_files_verses")
 
 
-def _stack() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("omt_stack", FOLDER / "sandbox" / "stack.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-stack = _stack()
+stack = module_at(FOLDER / "sandbox" / "stack.py")
 generate = stack.part("generate")
 draft = stack.part("draft_languages").draft
 B = generate.BAJHANGI

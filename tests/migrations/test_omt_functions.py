@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from resettle.sandbox.module import module_at
 
 FOLDER = Path(__file__).parents[2] / "migrations" / "omt"
 
 
-def _functions() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("omt_functions", FOLDER / "functions.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-functions = _functions()
+functions = module_at(FOLDER / "functions.py")
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import importlib.util
 import itertools
 import json
 import re
 import shutil
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +19,8 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+
+from resettle.sandbox.module import module_at
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 PLANTED = re.compile(rb"zq\d{6}zq")
@@ -95,14 +95,7 @@ class World:
 
 
 def _stack(name: str) -> ModuleType:
-    full = f"security_{name.replace('-', '_')}_stack"
-    spec = importlib.util.spec_from_file_location(full, MIGRATIONS / name / "sandbox" / "stack.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[full] = module
-    spec.loader.exec_module(module)
-    return module
+    return module_at(MIGRATIONS / name / "sandbox" / "stack.py", alone="security ")
 
 
 def _copy(name: str, folder: Path) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from types import ModuleType
 
 from resettle.sandbox.appsync import API_KEY, LocalAppSync, start_appsync
 from resettle.sandbox.drive import LocalDrive, start_drive
+from resettle.sandbox.module import module_at
 from resettle.sandbox.s3 import REGION, LocalS3, start_s3
 
 HERE = Path(__file__).parent
@@ -101,15 +100,7 @@ def _mess(made: Sandbox) -> None:
 
 def part(name: str) -> ModuleType:
     """A module beside this file, which is in no package."""
-    full = f"amplify_media_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, HERE / f"{name}.py")
-        if spec is None or spec.loader is None:
-            raise FileNotFoundError(HERE / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module  # dataclasses look their own module up
-        spec.loader.exec_module(module)
-    return sys.modules[full]
+    return module_at(HERE / f"{name}.py")
 
 
 def correct(folder: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from types import ModuleType
 
 import psycopg
 
+from resettle.sandbox.module import module_at
 from resettle.sandbox.postgres import start_postgres
 
 HERE = Path(__file__).parent
@@ -52,15 +51,7 @@ def fill(url: str, lessons: int, *, messy: bool = True) -> None:
 
 def part(name: str) -> ModuleType:
     """A module beside this file, which is in no package."""
-    full = f"lesson_assets_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, HERE / f"{name}.py")
-        if spec is None or spec.loader is None:
-            raise FileNotFoundError(HERE / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module  # dataclasses look their own module up
-        spec.loader.exec_module(module)
-    return sys.modules[full]
+    return module_at(HERE / f"{name}.py")
 
 
 def correct(folder: Path) -> None:

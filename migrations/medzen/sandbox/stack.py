@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 
+from resettle.sandbox.module import module_at
 from resettle.sandbox.postgres import start_postgres, supabase_roles
 
 HERE = Path(__file__).parent
@@ -43,12 +42,7 @@ def prepare(url: str) -> None:
 
 def generator():  # type: ignore[no-untyped-def]
     """The module that makes the exports (beside this file, which is in no package)."""
-    if "medzen_generate" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("medzen_generate", HERE / "generate.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["medzen_generate"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["medzen_generate"]
+    return module_at(HERE / "generate.py")
 
 
 def correct(folder: Path) -> None:

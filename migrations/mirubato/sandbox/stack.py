@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+
+from resettle.sandbox.module import module_at
 
 HERE = Path(__file__).parent
 ENTRIES = 2_000
@@ -26,12 +26,7 @@ def stack(folder: Path, *, entries: int = ENTRIES) -> Iterator[dict[str, str]]:
 
 def generator():  # type: ignore[no-untyped-def]
     """The module that makes the databases (beside this file, which is in no package)."""
-    if "mirubato_generate" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("mirubato_generate", HERE / "generate.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["mirubato_generate"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["mirubato_generate"]
+    return module_at(HERE / "generate.py")
 
 
 def correct(folder: Path) -> None:

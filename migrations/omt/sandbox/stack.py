@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import itertools
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from types import ModuleType
 import psycopg
 
 from resettle.sandbox.appsync import API_KEY, LocalAppSync, start_appsync
+from resettle.sandbox.module import module_at
 from resettle.sandbox.postgres import start_postgres, supabase_roles
 from resettle.sandbox.s3 import LocalS3, start_s3
 
@@ -137,13 +136,5 @@ def correct(folder: Path) -> None:
 
 def part(name: str) -> ModuleType:
     """A module of this migration, which is in no package."""
-    full = f"omt_{name}"
-    if full not in sys.modules:
-        path = HERE / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(full, path if path.exists() else HERE.parent / f"{name}.py")
-        if spec is None or spec.loader is None:
-            raise FileNotFoundError(path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module  # dataclasses look their own module up
-        spec.loader.exec_module(module)
-    return sys.modules[full]
+    path = HERE / f"{name}.py"
+    return module_at(path if path.exists() else HERE.parent / path.name)

@@ -36,10 +36,6 @@ UNREACHABLE = "unreachable"
 COPY_FAILED = ("gone", "changed", "exists", UNREACHABLE)
 """Reasons why a file was not copied that the next run may find gone."""
 
-NONE_KNOWN = pa.schema(
-    [("_at", pa.int64()), ("target_key", pa.string()), ("reused", pa.int64()), ("intended", pa.bool_())]
-).empty_table()
-
 _SQL = """
 WITH compared AS (
   SELECT w._at, k._at IS NOT NULL AS known, p._key IS NOT NULL AS there, k.target_key <> w._key AS moved,

@@ -31,23 +31,26 @@ def patched(connection: duckdb.DuckDBPyConnection, target: Target, output: Outpu
         equal = pc.fill_null(pc.equal(pa.chunked_array([ours]), pa.chunked_array([theirs]).take(at)), False)
         there = [one and same for one, same in zip(there, equal.to_pylist(), strict=True)]
     for name in output.edits:
-        documents = present[name].take(at).to_pylist()
+        parsed = [_parsed(text) for text in present[name].to_pylist()]
+        documents = [None if place is None else parsed[place] for place in at.to_pylist()]
         edits = zip(documents, rows[f"_at_{name}"].to_pylist(), rows[f"_set_{name}"].to_pylist(), strict=True)
         there = [one and _says(*edit) for one, edit in zip(there, edits, strict=True)]
     return there
 
 
-def _says(document: str | None, pointer: str | None, value: str | None) -> bool:
+def _says(document: Document | None, pointer: str | None, value: str | None) -> bool:
     """Whether the document has the value at the pointer; a row without a place or a value asks for nothing."""
     if pointer is None or value is None:
         return True
-    if document is None:
-        return False
-    try:
-        found = Document(document).at(pointer)
-    except ValueError:  # no JSON: nothing is at any place of it
-        return False
+    found = document.at(pointer) if document else None
     return found is not None and canonical_text(found) == canonical_text(value)
+
+
+def _parsed(text: str | None) -> Document | None:
+    try:
+        return None if text is None else Document(text)
+    except ValueError:  # no JSON: nothing is at any place of it
+        return None
 
 
 def stored(

@@ -182,10 +182,6 @@ def _with_decimals(function: Callable[..., Any], hints: Mapping[str, Any]) -> Ca
     return decimals
 
 
-def _is_decimal(hint: Any) -> bool:
-    return Decimal in (hint, *get_args(hint))
-
-
 def _lifted(function: Callable[..., Any], returns: str) -> Callable[..., pa.Array]:
     """A row function as one over columns (DuckDB's own row functions are 75 times slower)."""
 

@@ -7,9 +7,7 @@ source's bad records as its owner would.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from resettle.errors import ConfigError
+from resettle.sandbox.module import module_at
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def find(name: str) -> Path:
 @contextmanager
 def local_stack(migration: Path) -> Iterator[tuple[Path, ModuleType]]:
     """The migration's stack, running, with its variables in this process's environment."""
-    module = _load(migration / "sandbox" / "stack.py")
+    module = module_at(migration / "sandbox" / "stack.py")
     with tempfile.TemporaryDirectory(prefix="resettle-demo-") as name, module.stack(Path(name)) as variables:
         before = dict(os.environ)
         os.environ.update(variables)
@@ -73,13 +72,3 @@ def local_stack(migration: Path) -> Iterator[tuple[Path, ModuleType]]:
         finally:
             os.environ.clear()
             os.environ.update(before)
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"resettle_stack_{path.parent.parent.name}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
