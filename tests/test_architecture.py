@@ -55,7 +55,7 @@ MAY_IMPORT = {
 """Each part and what it may import besides itself. memory sets the process's
 allocator; private makes files; report draws the engine's data classes; cli joins everything."""
 
-SHARED_PIECES = {"_lines", "_dynamodb_json", "_rowwise", "_sql", "_sqlite"}
+SHARED_PIECES = {"_cognito", "_cognito_srp", "_dynamodb_json", "_lines", "_sqlite"}
 """Pieces that several connectors use; every other `_x` belongs to the connector whose name it begins with."""
 
 OWNERS = {"_file_formats": "files"}

@@ -26,7 +26,8 @@ from resettle.calls import Caller
 from resettle.connections import Connections
 from resettle.connector import Concurrent
 from resettle.connectors import _appsync_auth as auth
-from resettle.connectors import _appsync_srp as srp
+from resettle.connectors import _cognito as cognito
+from resettle.connectors import _cognito_srp as srp
 from resettle.connectors.appsync import AppSync, AppSyncSettings, errors, explained
 from resettle.engine import apply as applying
 from resettle.engine import plan as planning
@@ -743,20 +744,20 @@ def test_a_first_password_has_to_be_changed(pool: LocalCognito, flow: str) -> No
 def test_a_person_at_a_terminal_is_asked(pool: LocalCognito) -> None:
     pool.add(NAME, "Temp0rary!", temporary=True)
     asked: list[str] = []
-    made = cognito(pool, password="Temp0rary!", ask=lambda question: asked.append(question) or PASSWORD)
+    made = user_of(pool, password="Temp0rary!", ask=lambda question: asked.append(question) or PASSWORD)
     assert made.headers("", b"")["Authorization"].count(".") == 2
     assert asked == ["A new password"]
 
 
-def cognito(
+def user_of(
     pool: LocalCognito,
     *,
     clock: Callable[[], float] = lambda: datetime.now(UTC).timestamp(),
     ask: Callable[[str], Any] = lambda question: None,
     **settings: Any,
-) -> auth.Cognito:
-    named = auth.CognitoSettings(**{**pool.settings(NAME, PASSWORD), **settings})
-    return auth.Cognito(named, auth.urllib3.PoolManager(retries=False), clock=clock, ask=ask)
+) -> cognito.Cognito:
+    named = cognito.CognitoSettings(**{**pool.settings(NAME, PASSWORD), **settings})
+    return cognito.Cognito(named, cognito.urllib3.PoolManager(retries=False), clock=clock, ask=ask)
 
 
 @pytest.mark.parametrize("flow", ["srp", "password"])
@@ -771,8 +772,8 @@ def test_a_one_time_code_comes_from_its_secret(flow: str) -> None:
         secret = pool.client.associate_software_token(AccessToken=first)["SecretCode"]
         pool.client.verify_software_token(AccessToken=first, UserCode="123456")
         with pytest.raises(AccessError, match="`totp_secret`"):
-            cognito(pool, flow=flow).headers("", b"")
-        assert cognito(pool, flow=flow, totp_secret="JBSWY3DPEHPK3PXP").headers("", b"")["Authorization"]
+            user_of(pool, flow=flow).headers("", b"")
+        assert user_of(pool, flow=flow, totp_secret="JBSWY3DPEHPK3PXP").headers("", b"")["Authorization"]
         assert secret
 
 
@@ -781,20 +782,20 @@ def test_an_app_client_may_have_a_secret() -> None:
         pool.add(NAME, PASSWORD)
         described = pool.client.describe_user_pool_client(UserPoolId=pool.user_pool, ClientId=pool.client_id)
         secret = described["UserPoolClient"]["ClientSecret"]
-        assert cognito(pool, client_secret=secret).headers("", b"")["Authorization"]
-        with pytest.raises(auth.CognitoError, match="NotAuthorizedException"):
-            cognito(pool, client_secret="wrong").headers("", b"")
+        assert user_of(pool, client_secret=secret).headers("", b"")["Authorization"]
+        with pytest.raises(cognito.CognitoError, match="NotAuthorizedException"):
+            user_of(pool, client_secret="wrong").headers("", b"")
 
 
 def test_a_token_is_renewed_before_it_ends(pool: LocalCognito) -> None:
     pool.add(NAME, PASSWORD)
     now = [datetime.now(UTC).timestamp()]
     calls: list[str] = []
-    made = cognito(pool, clock=lambda: now[0])
+    made = user_of(pool, clock=lambda: now[0])
     post = made._post
     made._post = lambda action, body: calls.append(body.get("AuthFlow", "")) or post(action, body)  # type: ignore
     first = made.headers("", b"")
-    now[0] += 3600 - auth.EARLY - 1
+    now[0] += 3600 - cognito.EARLY - 1
     assert made.headers("", b"") == first
     assert calls == ["USER_SRP_AUTH", ""]
     now[0] += 2
@@ -805,7 +806,7 @@ def test_a_token_is_renewed_before_it_ends(pool: LocalCognito) -> None:
 def test_a_refresh_token_that_was_revoked_means_another_sign_in(pool: LocalCognito) -> None:
     pool.add(NAME, PASSWORD)
     now = [datetime.now(UTC).timestamp()]
-    made = cognito(pool, clock=lambda: now[0])
+    made = user_of(pool, clock=lambda: now[0])
     made.headers("", b"")
     made._refresh = "revoked"
     now[0] += 7200
@@ -835,15 +836,15 @@ def test_every_error_of_a_sign_in_has_its_class() -> None:
         for operation in ("InitiateAuth", "RespondToAuthChallenge")
         for shape in service.operation_model(operation).error_shapes
     }
-    assert known <= auth.COGNITO.keys()
+    assert known <= cognito.COGNITO.keys()
 
 
 def test_no_message_of_a_sign_in_names_the_user_or_the_password(pool: LocalCognito) -> None:
-    for kind in [*auth.COGNITO, "NewException"]:
-        said = str(auth.cognito_error(auth.CognitoError(kind, 400), "app"))
+    for kind in [*cognito.COGNITO, "NewException"]:
+        said = str(cognito.cognito_error(cognito.CognitoError(kind, 400), "app"))
         assert NAME not in said
         assert PASSWORD not in said
-    assert isinstance(auth.cognito_error(auth.CognitoError("", 500), "app"), TransientError)
+    assert isinstance(cognito.cognito_error(cognito.CognitoError("", 500), "app"), TransientError)
 
 
 # -- what a sign-in computes -----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import orjson
 import urllib3
 
+from resettle.calls import in_the_open
 from resettle.errors import ConfigError
 
 LIMITS: Mapping[str, tuple[int, str]] = {
@@ -74,18 +75,12 @@ def pool_of(connect: float, read: float) -> urllib3.PoolManager:
     return urllib3.PoolManager(maxsize=64, retries=False, timeout=timeout, cert_reqs="CERT_REQUIRED")
 
 
-def demand_tls(url: str, setting: str) -> None:
-    """Raises ConfigError where a secret would be sent in the open; this machine's own addresses are fine."""
-    given = urllib3.util.parse_url(url)
-    if given.scheme != "https" and given.host not in ("127.0.0.1", "localhost", "[::1]"):
-        raise ConfigError(f"`{setting}` must begin with https://", hint="secrets would be sent in the open")
-
-
 class Http:
     """Sends requests to one API. Any thread may; nothing is tried again here."""
 
     def __init__(self, url: str, auth: Auth, connect: float, read: float) -> None:
-        demand_tls(url, "url")
+        if in_the_open(url):
+            raise ConfigError("`url` must begin with https://", hint="secrets would be sent in the open")
         self._url, self._auth = url, auth
         self._pool = pool_of(connect, read)
 

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from resettle.connectors._cognito import CognitoSettings
+from resettle.connectors._s3_identity import session_of
 from resettle.errors import ConfigError
 
 
@@ -20,6 +22,8 @@ class Settings(Protocol):
     secret_key: SecretStr | None
     session_token: SecretStr | None
     path_style: bool | None
+    cognito: CognitoSettings | None
+    identity_pool: str
 
 
 def connect(name: str, settings: Settings) -> tuple[Any, Any]:
@@ -47,7 +51,9 @@ def connect(name: str, settings: Settings) -> tuple[Any, Any]:
         ignore_configured_endpoint_urls=True,
     )
     try:
+        user, pool = settings.cognito, settings.identity_pool
         session = boto3.Session(
+            botocore_session=session_of(user, pool) if user and pool else None,
             profile_name=settings.profile,
             region_name=settings.region,
             aws_access_key_id=shown(settings.access_key),

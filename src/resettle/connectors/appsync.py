@@ -22,15 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from resettle.batch import TROUBLE, Action, Batch, Partition, Schema
 from resettle.calls import Caller
 from resettle.connector import Needs, Sql
-from resettle.connectors._appsync_auth import (
-    ApiKey,
-    Cognito,
-    CognitoError,
-    CognitoSettings,
-    Iam,
-    IamSettings,
-    cognito_error,
-)
+from resettle.connectors._appsync_auth import ApiKey, Iam, IamSettings
 from resettle.connectors._appsync_find import Finder
 from resettle.connectors._appsync_http import (
     MOST_READS,
@@ -47,6 +39,7 @@ from resettle.connectors._appsync_read import Item, Requests
 from resettle.connectors._appsync_schema import INTROSPECTION, Model, models, operations
 from resettle.connectors._appsync_values import table_of
 from resettle.connectors._appsync_write import Writer
+from resettle.connectors._cognito import CognitoError, CognitoSettings, cognito_error, signed_in
 from resettle.errors import AccessError, ConfigError, ConnectorError, CorruptError, RejectedError, TransientError
 
 
@@ -369,7 +362,7 @@ def _auth_of(settings: AppSyncSettings) -> Auth:
     if settings.api_key:
         return ApiKey(settings.api_key.get_secret_value())
     if settings.cognito:
-        return Cognito(settings.cognito, pool_of(settings.connect_timeout, settings.timeout))
+        return signed_in(settings.cognito, pool_of(settings.connect_timeout, settings.timeout))
     assert settings.iam is not None
     return Iam(settings.iam)
 

@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, fi
 from resettle.batch import Action, Batch, Partition, Schema
 from resettle.calls import Caller, in_the_open
 from resettle.connector import Body, Needs, Sql, Stored
+from resettle.connectors import _s3_identity as identity
 from resettle.connectors import _s3_listing as listing
+from resettle.connectors._cognito import CognitoError, CognitoSettings, cognito_error
 from resettle.connectors._s3_bucket import Bucket, Found, code, rights
 from resettle.connectors._s3_client import connect
 from resettle.connectors._s3_memory import Memory
@@ -45,6 +47,8 @@ class S3Settings(BaseModel):
     access_key: SecretStr | None = None
     secret_key: SecretStr | None = None
     session_token: SecretStr | None = None
+    cognito: CognitoSettings | None = Field(default=None, description="the user that `identity_pool` vouches for")
+    identity_pool: str = Field(default="", description="whose credentials the user of `cognito` gets, as in Amplify")
     path_style: bool | None = Field(
         default=None, description="the bucket in the URL's path; so with an `endpoint`, where left out"
     )
@@ -72,6 +76,8 @@ class S3Settings(BaseModel):
     def _is_a_pair(self) -> S3Settings:
         if (self.access_key is None) != (self.secret_key is None):
             raise ValueError("`access_key` and `secret_key` come together")
+        if self.identity_pool and (self.cognito is None or self.access_key or self.profile):
+            raise ValueError("`identity_pool` needs `cognito`, and no `access_key` and `profile` beside it")
         return self
 
 
@@ -89,6 +95,7 @@ ERRORS: Mapping[str, type[ConnectorError]] = {
     "SignatureDoesNotMatch": AccessError,
     "TokenRefreshRequired": AccessError,
     "Unauthorized": AccessError,
+    **identity.ERRORS,
     "BadDigest": TransientError,  # damaged on its way
     "ConditionalRequestConflict": TransientError,
     "IncompleteBody": TransientError,
@@ -106,12 +113,15 @@ ERRORS: Mapping[str, type[ConnectorError]] = {
     "TokenRetrievalError": AccessError,
     "ConnectionError": TransientError,
     "HTTPClientError": TransientError,
+    "HTTPError": TransientError,  # urllib3's, on the way to a sign-in
     "IncompleteReadError": TransientError,
     "ResponseStreamingError": TransientError,
 }
 """By error code (the HTTP status where a look has none), and by the name of an exception's class or of its bases."""
 
-THROTTLES = frozenset({"429", "503", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"})
+THROTTLES = frozenset(
+    {"429", "503", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "TooManyRequestsException"}
+)
 """Codes that say "too fast": transient, and the pace is halved."""
 
 REFUSALS: Mapping[str, str] = {
@@ -139,6 +149,8 @@ _PLAIN = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
     """What an error of boto3 means; None for one that the tables do not hold, which is never retried."""
+    if isinstance(error, CognitoError):
+        return cognito_error(error, connection)
     response: Mapping[str, Any] = getattr(error, "response", None) or {}
     metadata: Mapping[str, Any] = response.get("ResponseMetadata", {})
     known: type[ConnectorError] | None = None
@@ -156,7 +168,8 @@ def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
     if known is TransientError:
         after = _seconds(metadata.get("HTTPHeaders", {}).get("retry-after", ""))
         return TransientError(said, connection=connection, retry_after=after, throttled=name in THROTTLES)
-    return known(said, connection=connection, hint=PERMISSIONS) if known else None
+    hint = identity.HINT if getattr(error, "operation_name", "") in identity.OPERATIONS else PERMISSIONS
+    return known(said, connection=connection, hint=hint) if known else None
 
 
 class S3:
