@@ -357,6 +357,23 @@ def test_an_edit_that_a_run_overwrote_is_an_edit_again(project: MakeProject, dat
     assert kept(rollback(p, 1)) == {"p1": "changed_since"}
 
 
+def test_a_row_that_a_run_left_to_its_owner_is_ours_again(project: MakeProject, database: str) -> None:
+    p = project(SOURCE.format(policy="target"), TABLES[0], target=database, people=[person(1, "first")])
+    p.apply()
+    p.sql("UPDATE people SET name = 'edited'")
+    p.put(people=[person(1, "second")])
+
+    def known() -> list[Any]:
+        return [(fingerprint, bool(reused)) for *_, fingerprint, _, reused in p.remembered()["rows"]]
+
+    before = known()
+    assert actions(p.apply()) == {"reuse": 1}
+    assert known() != before
+    assert (rows(rollback(p, 2)), p.rows("people", "name")) == ({}, [("edited",)])
+    assert known() == before
+    assert kept(rollback(p, 1)) == {"p1": "changed_since"}
+
+
 def test_a_row_first_seen_by_overwriting_it_is_forgotten_once_restored(project: MakeProject, database: str) -> None:
     p = project(SOURCE.format(policy="source"), TABLES[0], target=database, people=[person(1, "ours")])
     p.sql("INSERT INTO people VALUES ('p1', 'theirs', 3, 'n')")

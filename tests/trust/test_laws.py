@@ -302,12 +302,8 @@ def test_a_shared_row_is_made_once_though_the_answer_to_its_commit_was_lost(
     assert len(p.rows("visits")) == 4
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a held record is passed over by its hash, so that a second one is taken for first"
-)
 def test_a_second_record_does_not_take_the_place_of_a_held_one(project: MakeProject) -> None:
-    """From nothing the second of these is held as `duplicate_unit`; after a run that held the first, it is written, and
-    the run after that holds the first for another reason."""
+    """From nothing the second of these is held as `duplicate_unit`; so it is after a run that held the first alone."""
     flow = "people: {from: src.people, unit: id, into: app.people, columns: {id: id, age: age}}"
     table = "CREATE TABLE people (id TEXT PRIMARY KEY, age INTEGER)"
     first, second = {"id": "p0", "age": "old"}, {"id": "p0", "age": "7"}

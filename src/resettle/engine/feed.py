@@ -90,6 +90,19 @@ class Looked:
     settled: Counter[str]
 
 
+@dataclass
+class _Settled:
+    """Hashes (sorted) of what earlier runs settled alike, and which of them this run has met."""
+
+    status: str
+    reason: str | None
+    hashes: Hashes
+    met: Mask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.met = np.zeros(len(self.hashes), np.bool_)
+
+
 _NOTHING = pa.table({})
 _NO_UNITS = pa.array([], pa.string())
 
@@ -131,9 +144,8 @@ class Feed:
         self._numbers = ledger.numbers(shape.name, [output.name for output in shape.outputs])
         self._remembers = ledger.remembers(shape.name)
         trusting = self._remembers and not fresh and only is None and not shape.looks
-        self._seen = ledger.seen(shape.name) if trusting else _nothing_seen()
-        self._met = np.zeros(len(self._seen.done), np.bool_)
-        """Which of the hashes of settled records this run has met."""
+        seen = ledger.seen(shape.name) if trusting else _nothing_seen()
+        self._seen = [_Settled(str(Status.UNCHANGED), None, seen.done), *(_Settled(*one) for one in seen.others)]
         self._thread = _Thread()
         self._units = Uniques()
         self.gather = gather
@@ -227,16 +239,15 @@ class Feed:
         """How many records were settled by earlier runs, and which still need a look."""
         counts: Counter[str] = Counter()
         rest = np.ones(len(raw), np.bool_)
-        for status, reason, hashes in ((str(Status.UNCHANGED), None, self._seen.done), *self._seen.others):
-            hit = contains(hashes, raw) & rest
+        for settled in self._seen:
+            hit = contains(settled.hashes, raw) & rest
             rest &= ~hit
             found = int(hit.sum())
-            if reason is None and found:
-                self._met[np.searchsorted(hashes, raw[hit])] = True
             if found:
-                counts[status] += found
-            if found and reason:
-                counts[f"{REASON}{reason}"] += found
+                settled.met[np.searchsorted(settled.hashes, raw[hit])] = True
+                counts[settled.status] += found
+            if found and settled.reason:
+                counts[f"{REASON}{settled.reason}"] += found
         return counts, rest
 
     def _identify(self, database: duckdb.DuckDBPyConnection, rows: pa.Table, raw: Hashes) -> pa.Table:
@@ -276,16 +287,20 @@ class Feed:
         return rows.filter(pa.array(~same)), int(same.sum())
 
     def _hold_twins(self, rows: pa.Table, known: Known) -> pa.Table:
-        """Hold a record whose unit an unchanged record of this run has already: it must not take its place.
+        """Hold a record whose unit another record of this run has that was settled: it must not take its place.
 
         Records are gathered before they come here, so that the twin was met if it stands in the same partition,
         before or behind; in another partition it is met in time only if that was read by then.
         """
-        made = known.rows.filter(pc.is_valid(known.rows["raw"]))
-        met = contains(self._seen.done[self._met], made["raw"].to_numpy())
+        said = pa.concat_tables([known.rows.select(["unit", "raw"]), known.units.select(["unit", "raw"])])
+        said = said.filter(pc.is_valid(said["raw"]))
+        raw = said["raw"].to_numpy()
+        met = np.zeros(len(raw), np.bool_)
+        for settled in self._seen:
+            met |= contains(settled.hashes[settled.met], raw)
         if not met.any():
             return rows
-        twins = made.filter(pa.array(met))["unit"].combine_chunks()
+        twins = said.filter(pa.array(met))["unit"].combine_chunks()
         return _hold_repeats(rows, pc.is_in(rows["_unit"].combine_chunks(), twins))
 
     def _known(self, rows: pa.Table) -> Known:

@@ -2,7 +2,8 @@
 
 Of an updated row it is {column: text or null}. Of a patched one {column: {"was": text, "set": canonical text}} for a
 column that was set as a whole, {column: {"at": pointer, "was": JSON or null, "set": JSON}} for a place in a document.
-`_known` is what the ledger remembered of the row: null if nothing, else {"fingerprint": hex, "shape", "reused"}.
+Of a row that is left to its owner from then on it has no column. `_known` is what the ledger remembered of the row:
+null if nothing, else {"fingerprint": hex, "shape", "reused"}.
 """
 
 from __future__ import annotations
@@ -80,5 +81,5 @@ def texts(
 
 
 def is_patch(image: Image) -> bool:
-    """Whether the image is of a patch; one of no column at all is not."""
+    """Whether the image is of a patch."""
     return any(isinstance(value, Mapping) for name, value in image.items() if name != KNOWN)

@@ -73,6 +73,9 @@ def record_of(
         if overwritten.num_rows:
             found = _images(connection, output, made, overwritten)
             images.append(_with_known(connection, found, made, prepared))
+        left = made.rows.filter(pc.and_(pc.equal(made.rows["_action"], str(Action.REUSE)), made.rows["_known"]))
+        if left.num_rows:
+            images.append(_with_known(connection, _left(connection, made, left, prepared), made, prepared))
     return Record(
         _concat(created, _CREATED),
         _concat(changed, _CHANGED),
@@ -184,6 +187,20 @@ def _images(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: De
         )
         connection.unregister("_p")
         connection.unregister("_u")
+    return found.append_column("output", pa.repeat(pa.scalar(made.number, pa.int16()), found.num_rows))
+
+
+def _left(connection: duckdb.DuckDBPyConnection, made: Decided, rows: pa.Table, prepared: Prepared) -> pa.Table:
+    """Images of no column: of rows that are left to their owners from now on, only what is remembered changes."""
+    connection.register("_u", rows.select(["_unit", "_n", "_key", "_fp"]))
+    connection.register("_k", prepared.known.rows.filter(pc.equal(prepared.known.rows["output"], made.number)))
+    found = query(
+        connection,
+        "SELECT u._unit AS unit, u._n AS n, u._key AS target_key, '{}' AS image FROM _u u JOIN _k k"
+        " ON k.unit = u._unit AND k.n = u._n WHERE k.reused = 0 OR k.fp IS DISTINCT FROM u._fp",
+    )
+    connection.unregister("_u")
+    connection.unregister("_k")
     return found.append_column("output", pa.repeat(pa.scalar(made.number, pa.int16()), found.num_rows))
 
 

@@ -23,6 +23,7 @@ from resettle.engine.restore import documents, plain_values, values_of
 from resettle.engine.standing import CHANGED, GONE, LEFT, STRANGE, Place
 from resettle.engine.verdict import (
     CREATED,
+    NOTED,
     OURS,
     PATCHED,
     REUSED,
@@ -141,7 +142,7 @@ class Undoer:
 
     def _what(self, made: MadeOf, word: str, image: Image | None) -> str:
         if image is not None:
-            return PATCHED if is_patch(image) else UPDATED
+            return NOTED if not image.keys() - {KNOWN} else PATCHED if is_patch(image) else UPDATED
         # a patch never made a row, whatever the ledger says
         return REUSED if word == CREATED and made.output in self._patches else word
 

@@ -180,9 +180,9 @@ class Ledger(Runs, Undoing):
                 f" CASE WHEN r.reused THEN 1 ELSE 0 END, r.minted, r.raw FROM {self._of_asked('rows', number)}"
             )
             first = self._sql.query(
-                "SELECT s.unit, min(t.started_at), max(s.status), max(s.reason) FROM ("
-                f"SELECT r.unit, r.first_run AS run, r.status, r.reason FROM {self._of_asked('units', number)}"
-                f" UNION ALL SELECT r.unit, r.run, NULL, NULL FROM {self._of_asked('rows', number)}) s"
+                "SELECT s.unit, min(t.started_at), max(s.status), max(s.reason), max(s.raw) FROM ("
+                f"SELECT r.unit, r.first_run AS run, r.status, r.reason, r.raw FROM {self._of_asked('units', number)}"
+                f" UNION ALL SELECT r.unit, r.run, NULL, NULL, NULL FROM {self._of_asked('rows', number)}) s"
                 f" JOIN {self._p}runs t ON t.run = s.run GROUP BY s.unit"
             )
         return Known(_typed(first, UNITS), _typed(rows, ROWS))

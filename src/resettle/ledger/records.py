@@ -35,7 +35,7 @@ class Seen:
 class Known:
     """What earlier runs remember of some units.
 
-    units: unit, first_time (when the run that first saw it began), status (null for plainly done), reason
+    units: unit, first_time (when the run that first saw it began), status (null for plainly done), reason, raw
     rows:  unit, output, n, target_key, fp (16 bytes), shape, reused, minted (JSON or null), raw
     """
 
@@ -72,7 +72,9 @@ def nothing_known() -> Known:
     return Known(UNITS.empty_table(), ROWS.empty_table())
 
 
-UNITS = pa.schema([(name, pa.string()) for name in ("unit", "first_time", "status", "reason")])
+UNITS = pa.schema(
+    [*((name, pa.string()) for name in ("unit", "first_time", "status", "reason")), ("raw", pa.int64())]
+)
 ROWS = pa.schema(
     [
         ("unit", pa.string()),
