@@ -297,7 +297,8 @@ class Feed:
         raw = said["raw"].to_numpy()
         met = np.zeros(len(raw), np.bool_)
         for settled in self._seen:
-            met |= contains(settled.hashes[settled.met], raw)
+            # A copy: NumPy counts a mask, then picks without the GIL, and readers go on setting it meanwhile.
+            met |= contains(settled.hashes[settled.met.copy()], raw)
         if not met.any():
             return rows
         twins = said.filter(pa.array(met))["unit"].combine_chunks()
