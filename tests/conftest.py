@@ -1,4 +1,4 @@
-"""What several folders of tests share: a Postgres server, started once and only when a test asks for it."""
+"""What several folders of tests share: a Postgres server, started once and only when asked for; options."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from psycopg import sql
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    faults = parser.getgroup("faults", "schedules of faults (tests/faults)")
+    faults.addoption("--seed", type=int, help="only the schedule of this seed, for every service and migration")
+    faults.addoption("--schedules", type=int, help="so many schedules for every service and migration")
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,7 @@ PYTHON_ROWS = {
     "connectors/_d1_values.py": "rows become JSON, with their cells' exact digits",
     "connectors/_d1_write.py": "decimals, to see that SQLite keeps them; keys that a commit lost",
     "connectors/s3.py": "keys, each looked at by a call of its own",
+    "connectors/_s3_memory.py": "what a listing said of the objects that are asked for",
     "connectors/_sqlite.py": "the driver takes and gives rows of Python objects",
     "connectors/_sqlite_statements.py": "units of a refused batch",
     "connectors/_postgres_write.py": "units of a refused batch",

@@ -14,6 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
+MOST_BYTES = 16 << 20
+"""Of records that go through the engine together, about: it takes some twenty times as much memory. Small records are
+bounded by their number before that; a record may also be larger than this, alone."""
+
 RECORD = "_record"
 TROUBLE = "_trouble"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import email.utils
 import ipaddress
 import random
 import threading
@@ -42,6 +43,17 @@ def in_the_open(url: str) -> bool:
     """Whether what is sent there could be read on its way: it goes elsewhere without TLS."""
     given = urlsplit(url)
     return given.scheme != "https" and not on_this_machine(given.hostname or "")
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """What a Retry-After header asks for: seconds, or a date (RFC 9110, 10.2.3). None where it says neither."""
+    if not retry_after or retry_after.isdecimal():
+        return float(retry_after) if retry_after else None
+    try:
+        when = email.utils.parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(when.timestamp() - time.time(), 0.0)
 
 
 class Pace:
@@ -214,20 +226,22 @@ class Caller:
     """Calls a service: ``call(fn, *args)`` retries what `translate` says is transient, with jitter.
 
     An exception that ``translate`` does not know is raised as it is and never retried: not every write is
-    idempotent. ``counts`` holds calls, retries and throttles for the run's summary.
+    idempotent. ``counts`` holds calls, retries and throttles for the run's summary. Every error names ``connection``,
+    if it names none.
     """
 
     def __init__(
         self,
         translate: Translate,
         *,
+        connection: str = "",
         attempts: int = 8,
         pace: Pace | None = None,
         longest: float = 30.0,
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        self._translate = translate
+        self._translate, self._connection = translate, connection
         self._pace = pace or Pace(sleep=sleep)
         self._rng = rng or random.Random()
         self._longest = longest
@@ -242,6 +256,17 @@ class Caller:
         return dearer
 
     def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return self._once(fn, *args, **kwargs)
+        except TransientError as error:
+            failed = [error]
+
+        def once() -> T:
+            if failed:
+                raise failed.pop()
+            return self._once(fn, *args, **kwargs)
+
+        # Made only for a call that failed: it takes longer than many a call.
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self._attempts),
             wait=self._delay,
@@ -250,7 +275,7 @@ class Caller:
             sleep=self._sleep,
             reraise=True,
         )
-        result: T = retrying(self._once, fn, *args, **kwargs)
+        result: T = retrying(once)
         return result
 
     def _once(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -268,13 +293,14 @@ class Caller:
     def _translated(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return fn(*args, **kwargs)
-        except ConnectorError:
+        except ConnectorError as error:
+            error.of(self._connection)
             raise
         except Exception as error:
             translated = self._translate(error)
             if translated is None:
                 raise
-            raise translated from None  # a driver's own text may hold values
+            raise translated.of(self._connection) from None  # a driver's own text may hold values
 
     def _delay(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 
 class ResettleError(Exception):
@@ -71,6 +72,13 @@ class ConnectorError(ResettleError):
     def __init__(self, message: str, *, connection: str = "", hint: str | None = None) -> None:
         super().__init__(f"{connection}: {message}" if connection else message, hint=hint)
         self.connection = connection
+
+    def of(self, connection: str) -> Self:
+        """This error, as trouble of that connection where it does not name one."""
+        if connection and not self.connection:
+            self.connection, self.message = connection, f"{connection}: {self.message}"
+            self.args = (self.message,)
+        return self
 
 
 class AccessError(ConnectorError):

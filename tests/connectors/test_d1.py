@@ -41,6 +41,7 @@ from resettle.errors import (
     TransientError,
 )
 from resettle.ledger import d1 as store
+from resettle.ledger import sqlite as sqlite_store
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.load import load
 from resettle.sandbox.d1 import CUT, LOST, OVERLOADED, RESET, TOKEN, TOO_MANY, Fault, LocalD1, start_d1
@@ -563,7 +564,7 @@ def test_hashes_are_read_in_pages(local: LocalD1, d1: D1, monkeypatch: pytest.Mo
     raws = [2**63 - 1 - n for n in range(25)]
     local.sql(*(f"INSERT INTO m_rows VALUES ('{n or ''}', {raw})" for n, raw in enumerate(raws)))
     for page in (1, 5, 7, 100):
-        monkeypatch.setattr(store, "PAGE", page)
+        monkeypatch.setattr(sqlite_store, "PAGE", page)
         found = [raw for array in store.raws(d1, "m_", "rows WHERE raw IS NOT NULL") for raw in array.tolist()]
         assert sorted(found, reverse=True) == raws
 

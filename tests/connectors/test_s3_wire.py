@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -207,6 +208,34 @@ def test_an_answer_that_does_not_say_the_md5_is_not_enough(
     with pytest.raises(RejectedError, match="changed"):
         put(s3, "k", MANY)
     assert listed(s3) == ["first"]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_bytes_that_nobody_hashed_are_read_again(
+    end: LocalS3, s3: S3, monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    """A service whose ETags were MD5s, and are something else from some object on."""
+    put(s3, "first", b"content")
+    send, look = s3._bucket.client.put_object, s3._bucket.look
+
+    def looks(key: str) -> Any:
+        found = look(key)
+        return found and replace(found, etag="another-form", md5=None)
+
+    s3._bucket.client.put_object = lambda **given: send(**given) | {"ETag": '"another-form"'}
+    monkeypatch.setattr(s3._bucket, "look", looks)
+    get = s3._bucket.get
+    monkeypatch.setattr(s3._bucket, "get", lambda key, start, etag: get(key, start, None))
+    if wrong:  # and so does what it keeps
+        stream = s3._bucket.stream
+        monkeypatch.setattr(s3._bucket, "stream", lambda answer: (bytes(len(piece)) for piece in stream(answer)))
+        with pytest.raises(RejectedError, match="changed"):
+            put(s3, "k", MANY)
+        return
+    assert put(s3, "k", MANY).md5 == md5(MANY)
+    assert asked(end, "k") == ["HEAD", "PUT", "HEAD", "GET"]
+    assert put(s3, "next", MANY).md5 == md5(MANY)
+    assert asked(end, "next") == ["HEAD", "PUT", "HEAD"], "from now on bytes are hashed as they pass"
 
 
 def test_what_somebody_makes_after_our_look_stays(end: LocalS3, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         err.print("Interrupted. What was committed stays; go on with: resettle apply")
         code = 130
+    except OSError as error:  # a full disk, or no right, where a plan, a report or a log was to be written
+        what = f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}"
+        _say(ResettleError(what, hint="What was committed stays. Mend that, then run the command again."))
+        code = 1
     except Exception as error:
         code = _unexpected(error, verbose=bool({"-v", "--verbose"} & {*(sys.argv if arguments is None else arguments)}))
     sys.exit(code)

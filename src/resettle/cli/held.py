@@ -7,6 +7,7 @@ import io
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,15 +65,19 @@ def list_(
     """List held records by flow and reason, and partial ones with the rows that wait."""
     with opened("held-list", migration, env, var, json=json, verbose=verbose) as o:
         ledger = o.connections.ledger()
-        held = ledger.units("held", select, reason, limit)
-        partial = [one | {"waiting": waiting(one["detail"])} for one in ledger.units("partial", select, reason, limit)]
-        if show_values:
-            held, partial = (labelled(o.migration, o.connections, o.options, found) for found in (held, partial))
         counts = [
             one
             for one in ledger.count_units()
             if one["status"] == "held" and select in (None, one["flow"]) and reason in (None, one["reason"])
         ]
+        totals: Counter[tuple[str, str]] = Counter()
+        for one in counts:
+            totals[one["flow"], one["reason"]] += one["count"]
+        shares = _shares(totals, limit)
+        held = [one for (flow, why), most in shares.items() for one in ledger.each_unit("held", flow, why, most)]
+        partial = [one | {"waiting": waiting(one["detail"])} for one in ledger.units("partial", select, reason, limit)]
+        if show_values:
+            held, partial = (labelled(o.migration, o.connections, o.options, found) for found in (held, partial))
     if json:
         print_json({"counts": counts, "held": held, "partial": partial})
         return
@@ -81,14 +86,25 @@ def list_(
     if not held:
         out.print("Nothing is held.")
         return
-    totals: Counter[tuple[str, str]] = Counter()
-    for one in counts:
-        totals[one["flow"], one["reason"]] += one["count"]
     rows = [{"flow": flow, "reason": why, "records": f"{count:,}"} for (flow, why), count in totals.items()]
     out.print(summary.table_of(rows, ["flow", "reason", "records"]))
     for one in held:
         out.print(f"[yellow]![/] {line(one)}", highlight=False)
+    if totals.total() > len(held):
+        out.print(
+            f"  and {totals.total() - len(held):,} more: [bold]--reason[/], [bold]--limit[/] or"
+            " [bold]resettle held export FILE[/]",
+            highlight=False,
+        )
     out.print("Next: correct the source or the mapping, then [bold]resettle held replay[/]; or [bold]held waive[/]")
+
+
+def _shares(totals: Mapping[tuple[str, str], int], limit: int) -> dict[tuple[str, str], int]:
+    """How many records of each flow and reason are listed, ``limit`` in all: rare reasons whole, others alike."""
+    shares: dict[tuple[str, str], int] = {}
+    for place, (group, count) in enumerate(sorted(totals.items(), key=lambda one: one[1])):
+        shares[group] = min(count, (limit - sum(shares.values())) // (len(totals) - place))
+    return {group: shares[group] for group in totals if shares[group]}
 
 
 @app.command()
@@ -105,7 +121,7 @@ def show(
     """Show one held record: why, what is there now, what would be written, and what to run next."""
     with opened("held-show", migration, env, var, json=json, verbose=verbose) as o:
         ledger = o.connections.ledger()
-        found = [one for one in ledger.units("held", select) if one["unit"] == unit]
+        found = ledger.units("held", select, unit=unit)
         for one in found:
             now = datetime.now(UTC)
             one["rows"] = explaining.explain(o.migration, o.connections, ledger, o.options, now, one["flow"], unit)
@@ -137,18 +153,27 @@ def export(
 ) -> None:
     """Write held records (keys and reasons; labels on request) to a CSV file."""
     with opened("held-export", migration, env, var, verbose=verbose) as o:
-        held = o.connections.ledger().units("held", select, reason)
-        held = labelled(o.migration, o.connections, o.options, held) if show_values else held
-    names = _columns(show_values)
+        held = o.connections.ledger().each_unit("held", select, reason)
+        held = iter(labelled(o.migration, o.connections, o.options, list(held))) if show_values else held
+        lines = _as_csv(_columns(show_values), held)
+        if str(file) == "-":
+            sys.stdout.writelines(map(visible, lines) if sys.stdout.isatty() else lines)
+            return
+        with private.replacing(file) as stream:
+            stream.writelines(line.encode() for line in lines)
+
+
+def _as_csv(names: list[str], records: Iterator[dict[str, Any]]) -> Iterator[str]:
+    """A heading and a line for each record, as they come."""
     text = io.StringIO()
     writer = csv.DictWriter(text, names, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(held)
-    if str(file) == "-":
-        sys.stdout.write(visible(text.getvalue()) if sys.stdout.isatty() else text.getvalue())
-        return
-    with private.replacing(file) as stream:
-        stream.write(text.getvalue().encode())
+    for one in records:
+        writer.writerow(one)
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+    yield text.getvalue()
 
 
 def _columns(show_values: bool) -> list[str]:
@@ -176,9 +201,11 @@ def replay(
     settings |= {"concurrency": concurrency, "show_values": show_values}
     with opened("held-replay", migration, env, var, writes=True, **settings) as o:
         ledger = o.connections.ledger()
-        chosen = [one for one in ledger.units("held", select, reason) if not units or one["unit"] in units]
+        named = set(units or ())
         only: dict[str, list[str]] = {}
-        for one in chosen:
+        for one in ledger.each_unit("held", select, reason):
+            if named and one["unit"] not in named:
+                continue
             # A second record of a unit has a key of its own in the ledger; the source knows it by the unit's.
             repeat = one["reason"] == "duplicate_unit"
             only.setdefault(one["flow"], []).append(one["unit"].rpartition("#")[0] if repeat else one["unit"])

@@ -24,7 +24,7 @@ from resettle.engine.flow import Options, selected
 from resettle.errors import ConfigError
 from resettle.mapping.load import Migration, load
 from resettle.report.log import event, open_log
-from resettle.report.outcomes import Unsettled, print_unsettled, write_outcomes
+from resettle.report.outcomes import Unsettled, print_unsettled, write_unsettled
 from resettle.report.progress import Progress
 from resettle.report.summary import print_applied
 from resettle.report.terminal import Terminal
@@ -177,12 +177,9 @@ def unsettled(o: Opened, done: Applied) -> Unsettled:
     """What a run leaves for somebody to look at, also written to a file if there is any."""
     found = outcomes.unsettled(o.connections.ledger(), [counts.flow for counts in done.counts], done.run)
     if o.options.show_values:
-        found = outcomes.labelled(o.migration, o.connections, o.options, found)
+        found = iter(outcomes.labelled(o.migration, o.connections, o.options, list(found)))
     folder = private.folder(o.migration.root / ".resettle")
-    path = folder / f"failed_{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    if found:
-        write_outcomes(path, found)
-    return Unsettled(tuple(one for one in found if one["status"] == "failed"), path if found else None)
+    return write_unsettled(folder / f"failed_{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json", found)
 
 
 def conclude(done: Applied, left: Unsettled, *, json: bool) -> None:

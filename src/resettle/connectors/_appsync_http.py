@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import orjson
 import urllib3
 
-from resettle.calls import in_the_open
+from resettle.calls import in_the_open, seconds_of
 from resettle.errors import ConfigError
 
 LIMITS: Mapping[str, tuple[int, str]] = {
@@ -102,7 +102,7 @@ class Http:
         if answer.status == 200 and data is not None:
             return Answer(data, troubles)
         first = troubles[0] if troubles else Trouble((), "", "")
-        raise ApiError(answer.status, first.kind, first.text, _seconds(answer.headers.get("Retry-After")))
+        raise ApiError(answer.status, first.kind, first.text, seconds_of(answer.headers.get("Retry-After")))
 
     def close(self) -> None:
         self._pool.clear()
@@ -110,7 +110,3 @@ class Http:
 
 def _trouble(entry: Mapping[str, Any]) -> Trouble:
     return Trouble(tuple(entry.get("path") or ()), str(entry.get("errorType") or ""), str(entry.get("message") or ""))
-
-
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text and text.isdigit() else None

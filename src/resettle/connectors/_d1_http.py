@@ -11,6 +11,7 @@ import orjson
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
+from resettle.calls import seconds_of
 from resettle.connector import Needs
 from resettle.errors import ConfigError
 
@@ -97,7 +98,7 @@ class Http:
             if answer.status == 200:
                 raise GarbledError from None
             text = ""
-        raise ApiError(answer.status, text, _seconds(answer.headers.get("Retry-After")))
+        raise ApiError(answer.status, text, seconds_of(answer.headers.get("Retry-After")))
 
     def close(self) -> None:
         self._pool.clear()
@@ -114,7 +115,3 @@ def body_of(statements: Sequence[Statement]) -> bytes:
     if len(statements) == 1:
         return orjson.dumps(statements[0].as_json())
     return orjson.dumps({"batch": [statement.as_json() for statement in statements]})
-
-
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text and text.isdigit() else None

@@ -91,7 +91,9 @@ class Bucket:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._call(self._fetch, key, path)
-            except self._s3.exceptions.NoSuchKey:
+            except self._s3.exceptions.ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in ("NoSuchKey", "404"):
+                    raise
                 return None
         return path
 

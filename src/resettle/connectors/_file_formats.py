@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from resettle.batch import ARROW, RECORD, TROUBLE, Batch, Column, Decode, Kind
+from resettle.batch import ARROW, MOST_BYTES, RECORD, TROUBLE, Batch, Column, Decode, Kind
 from resettle.connectors import _dynamodb_json as typed
 from resettle.connectors._lines import BLOCK, FETCH_AGAIN, batches, check, lines, reading
 from resettle.errors import ConfigError, CorruptError
@@ -276,6 +276,13 @@ class Csv:
                 raise CorruptError(said, connection=connection) from None
 
 
+def _fitting(metadata: Any, rows: int) -> int:
+    """How many rows of a Parquet file make a batch: fewer than ``rows`` where they are large somewhere."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    largest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0)
+    return min(rows, max(int(MOST_BYTES / max(largest, 1)), 1))
+
+
 class Parquet:
     """Typed columns, as `batch.ARROW` has them; nested values become JSON text."""
 
@@ -298,7 +305,7 @@ class Parquet:
     def read(self, path: Path, connection: str, rows: int) -> Iterator[pa.Table]:
         with self._open(path, connection) as file:
             try:
-                for batch in file.iter_batches(rows):
+                for batch in file.iter_batches(_fitting(file.metadata, rows)):
                     yield pa.table({name: _plain(batch[name]) for name in batch.schema.names})
             except (pa.ArrowInvalid, OSError):
                 raise self._corrupt(path, connection) from None

@@ -23,7 +23,7 @@ from google.auth.exceptions import GoogleAuthError, RefreshError
 from google.oauth2.credentials import Credentials
 from google.oauth2.service_account import Credentials as ServiceAccount
 
-from resettle.calls import Caller
+from resettle.calls import Caller, seconds_of
 from resettle.errors import AccessError, ConfigError, TransientError
 
 SCOPE = "https://www.googleapis.com/auth/drive.readonly"
@@ -41,11 +41,6 @@ def secure(url: str, setting: str) -> str:
     if given.scheme != "https" and given.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigError(f"the `{setting}` must begin with https://", hint="the token would be sent in the open")
     return url
-
-
-def seconds(text: str | None) -> float | None:
-    """What Retry-After asks for."""
-    return float(text) if text and text.isdigit() else None
 
 
 class Auth:
@@ -257,9 +252,11 @@ class _Once:
         try:
             said = orjson.loads(answer.data).get("error")
         except (orjson.JSONDecodeError, AttributeError):
+            if answer.status == 200:  # cut off, or a proxy's page: Google's library would take its text for a token
+                raise TransientError("the answer of Google's token endpoint is not whole") from None
             said = None
         if answer.status in (408, 429) or answer.status >= 500 or said in _PASSING:
-            wait = seconds(answer.headers.get("Retry-After"))
+            wait = seconds_of(answer.headers.get("Retry-After"))
             raise TransientError(f"HTTP {answer.status} from Google's token endpoint", retry_after=wait)
         return answer
 

@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 import orjson
 import urllib3
 
-from resettle.calls import Caller
-from resettle.connectors._google_drive_auth import Auth, seconds, secure
+from resettle.calls import Caller, seconds_of
+from resettle.connectors._google_drive_auth import Auth, secure
 from resettle.errors import TransientError
 
 UNITS_PER_MINUTE = 325_000
@@ -174,4 +174,4 @@ def _error(answer: urllib3.BaseHTTPResponse) -> ApiError:
     except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
         reason = parameter = ""
     reason = reason if reason.isidentifier() else ""
-    return ApiError(answer.status, reason, parameter, seconds(answer.headers.get("Retry-After")))
+    return ApiError(answer.status, reason, parameter, seconds_of(answer.headers.get("Retry-After")))

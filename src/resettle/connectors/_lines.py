@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import RECORD
+from resettle.batch import MOST_BYTES, RECORD
 from resettle.errors import AccessError, CorruptError
 
 T = TypeVar("T")
@@ -92,16 +92,17 @@ def lines(path: Path, connection: str) -> Iterator[pa.Array]:
 
 
 def batches(arrays: Iterable[pa.Array], rows: int) -> Iterator[pa.Table]:
-    """The same records in tables of one column `_record`, ``rows`` in each but the last."""
+    """The same records in tables of one column `_record`, ``rows`` in each but the last, fewer where they are large."""
     held: list[pa.Array] = []
-    count = 0
+    count = size = 0
     for array in arrays:
         held.append(array)
-        count += len(array)
-        while count >= rows:
+        count, size = count + len(array), size + array.nbytes
+        while count >= rows or size >= MOST_BYTES:
             whole = pa.chunked_array(held, pa.string())
             yield pa.table({RECORD: whole.slice(0, rows)})
-            held, count = whole.slice(rows).chunks, count - rows
+            held = whole.slice(rows).chunks
+            count, size = max(count - rows, 0), sum(chunk.nbytes for chunk in held)
     if count:
         yield pa.table({RECORD: pa.chunked_array(held, pa.string())})
 

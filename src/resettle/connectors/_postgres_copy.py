@@ -277,7 +277,12 @@ def _blocks(connection: Connection, rows: int | None) -> Iterator[bytes]:
             server.consume_input()
         else:
             break
-    while result := server.get_result():
+    while True:
+        while server.is_busy():  # get_result() would wait for the server with Python's lock in its hands
+            readable.poll()
+            server.consume_input()
+        if (result := server.get_result()) is None:
+            break
         if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
             raise psycopg.errors.error_from_result(result)
     if block:

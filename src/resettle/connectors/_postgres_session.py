@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -52,6 +53,22 @@ begin
     end if;
 end $resettle$
 """
+
+# Trouble before the server can give a sqlstate, or when it is gone, is known by libpq's text alone, which is never
+# passed on: a password with an unescaped "@" would be in it as a part of the host.
+TEXTS: Mapping[str, re.Pattern[str]] = {
+    "3D": re.compile(r"database .* does not exist|no such database", re.IGNORECASE),
+    "28": re.compile(
+        r"password authentication failed|no password supplied|pg_hba\.conf|authentication|certificate|"
+        r"role .* does not exist|not permitted to log in|tenant or user not found|no such user|permission denied",
+        re.IGNORECASE,
+    ),
+    "53": re.compile(r"too many (connections|clients)|connection slots|max_?client|no more connections", re.IGNORECASE),
+    "57": re.compile(r"is (starting up|shutting down)|in recovery mode|not yet accepting", re.IGNORECASE),
+    "08": re.compile(r"closed the connection|connection .*(lost|closed|reset|aborted)", re.IGNORECASE),
+}
+"""What a text means, by the sqlstate that says the same."""
+NO_TLS = re.compile(r"server does not support SSL", re.IGNORECASE)
 
 
 def tls_by_default(url: str) -> str:

@@ -170,9 +170,10 @@ class Bucket:
 
 
 def code(error: BaseException) -> str:
-    """The service's own word for an error; the HTTP status where it has no body."""
+    """The service's own word for an error; the HTTP status where it has no body, or a proxy's page."""
     response: Mapping[str, Any] = getattr(error, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+    return str(response.get("Error", {}).get("Code") or status)
 
 
 def bare(etag: str | None) -> str | None:

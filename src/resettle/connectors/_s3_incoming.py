@@ -12,10 +12,13 @@ from resettle.errors import RejectedError, TransientError
 
 
 class Incoming:
-    """A body's bytes in blocks of one size, counted and hashed; taken up again where the connection was cut."""
+    """A body's bytes in blocks of one size, counted and hashed; taken up again where the connection was cut.
 
-    def __init__(self, body: Body, call: Caller) -> None:
-        self._body, self._call = body, call
+    Not ``hashed``: whoever gets them hashes them.
+    """
+
+    def __init__(self, body: Body, call: Caller, *, hashed: bool = True) -> None:
+        self._body, self._call, self._hashed = body, call, hashed
         self._held, self._ended = bytearray(), False
         self._pieces: Iterator[bytes] | None = None
         self._hash = hashlib.md5(usedforsecurity=False)
@@ -31,7 +34,7 @@ class Incoming:
 
     def check(self) -> str:
         """The MD5 of all of it. Raises RejectedError("changed") where it is not what the body's service said."""
-        md5 = self._hash.hexdigest()
+        md5 = self._hash.hexdigest() if self._hashed else str(self._body.md5).lower()
         if self._body.size is not None and self.size != self._body.size:
             raise RejectedError("changed", "its bytes are not as many as was said")
         if self._body.md5 is not None and md5 != self._body.md5.lower():
@@ -75,7 +78,8 @@ class Incoming:
         if piece is None:
             self._ended = True
             return b""
-        self._hash.update(piece)
+        if self._hashed:
+            self._hash.update(piece)
         self.size += len(piece)
         if self._body.size is not None and self.size > self._body.size:
             self.check()  # no need to read the rest
@@ -83,13 +87,19 @@ class Incoming:
 
 
 class Through:
-    """A body of known size and MD5 in pieces, for one request after the other; the last piece is the checked one."""
+    """A body of known size and MD5 in pieces, for one request after the other; the last piece is the checked one.
 
-    def __init__(self, body: Body, call: Caller) -> None:
-        self._body, self._call = body, call
+    Not ``hashed``: the first request's answer is to say what arrived. One that follows is checked here, to know why.
+    """
+
+    def __init__(self, body: Body, call: Caller, *, hashed: bool) -> None:
+        self._body, self._call, self._next = body, call, hashed
+        self.hashed = hashed
+        """Whether the bytes of the last request were hashed here."""
 
     def __iter__(self) -> Iterator[bytes]:
-        with closing(Incoming(self._body, self._call)) as incoming:
+        self.hashed, self._next = self._next, True
+        with closing(Incoming(self._body, self._call, hashed=self.hashed)) as incoming:
             held = incoming.piece()
             while more := incoming.piece():
                 yield held

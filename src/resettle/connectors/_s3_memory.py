@@ -7,13 +7,62 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from resettle.connectors._s3_bucket import Bucket, Found
-from resettle.connectors._s3_listing import AT_ONCE, looks
+from resettle.connectors._s3_listing import AT_ONCE, looks, table
 
 FEW = 64
 """Up to so many keys are looked at one by one, without a listing."""
-KEPT = 250_000
-"""Objects that are remembered, some 150 MB; a listing of more is made anew for each question."""
+KEPT = 1_500_000
+"""Objects that are remembered, some 150 MB; a listing of more is made anew for each question that is worth it."""
+BLOCK = 50_000
+"""Objects that are packed together."""
+
+
+class Packed:
+    """Objects of a listing, in about a hundred bytes each."""
+
+    def __init__(self) -> None:
+        self._blocks: list[tuple[npt.NDArray[np.int64], pa.Table]] = []
+        """By the hashes of their keys, in order."""
+        self._loose: list[Found] = []
+        self._packed = 0
+
+    def __len__(self) -> int:
+        return self._packed + len(self._loose)
+
+    def add(self, objects: Sequence[Found]) -> None:
+        self._loose += objects
+        if len(self._loose) >= BLOCK:
+            self.pack()
+
+    def pack(self) -> None:
+        if not self._loose:
+            return
+        hashes = np.fromiter((hash(one.key) for one in self._loose), np.int64, len(self._loose))
+        order = np.argsort(hashes)
+        rows = table(self._loose, ["key", "size", "etag", "last_modified"])
+        rows = rows.append_column("md5", pa.array([one.md5 is not None for one in self._loose]))
+        self._blocks.append((hashes[order], rows.take(pa.array(order)).combine_chunks()))
+        self._packed += len(self._loose)
+        self._loose = []
+
+    def find(self, keys: Sequence[str]) -> dict[str, Found]:
+        """Those of the keys that are there."""
+        self.pack()
+        found: dict[str, Found] = {}
+        wanted = np.fromiter(map(hash, keys), np.int64, len(keys))
+        for hashes, rows in self._blocks:
+            at = np.searchsorted(hashes, wanted)
+            at[at == len(hashes)] = 0
+            hit = np.flatnonzero(hashes[at] == wanted)
+            for place, row in zip(hit.tolist(), rows.take(pa.array(at[hit])).to_pylist(), strict=True):
+                if row["key"] == keys[place]:
+                    found[row["key"]] = Found(**row | {"md5": row["etag"] if row["md5"] else None})
+        return found
 
 
 class Memory:
@@ -32,10 +81,12 @@ class Memory:
 
     def _forget(self) -> None:
         self._touched: set[str] = set()
-        self._listed: dict[str, dict[str, Found]] = {}
+        self._listed: dict[str, Packed] = {}
         """By prefix: all that lies below it."""
         self._span: tuple[str, str] | None = None
         self._asked = self._least = 0
+        self._large = False
+        """Whether a listing was too large to be kept."""
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -78,16 +129,18 @@ class Memory:
         """What listings say of the keys, and the keys of which they say nothing."""
         for prefix, there in self._listed.items():
             if keys[0].startswith(prefix) and keys[-1].startswith(prefix):
-                return {key: there[key] for key in keys if key in there}, ()
+                return there.find(keys), ()
         self._asked += len(keys)
         first, last = self._span or (keys[0], keys[-1])
         self._span = min(first, keys[0]), max(last, keys[-1])
         if self._asked <= FEW or self._asked < self._least:
             return {}, keys
-        return self._list(_shared(*self._span), set(keys), self._asked // AT_ONCE)
+        # What cannot be kept must be worth it for these keys alone.
+        worth = len(keys) if self._large else self._asked
+        return self._list(_shared(*self._span), set(keys), worth // AT_ONCE)
 
     def _list(self, prefix: str, wanted: set[str], budget: int) -> tuple[dict[str, Found], Sequence[str]]:
-        there: dict[str, Found] = {}
+        there: Packed | None = Packed() if self._open else None
         found: dict[str, Found] = {}
         for number, page in enumerate(self._bucket.pages(Prefix=prefix)):
             if number >= budget:
@@ -95,9 +148,12 @@ class Memory:
                 return found, sorted(wanted - found.keys())
             objects = self._bucket.found(page)
             found |= {one.key: one for one in objects if one.key in wanted}
-            if self._open and len(there) <= KEPT:
-                there |= {one.key: one for one in objects}
-        if self._open and len(there) <= KEPT:
+            if there is not None:
+                there.add(objects)
+                if len(there) > KEPT:
+                    there, self._large = None, True
+        if there is not None:
+            there.pack()
             self._listed[prefix] = there
         return found, ()
 

@@ -3,7 +3,9 @@
 Nothing becomes visible before every byte has been counted and hashed. A body whose size and MD5 are known beforehand
 goes on in one request as it comes in, and its end is held back until then; a smaller one is read first; any other is a
 multipart upload that is completed only then. Each request carries its MD5. Where the answer to a whole object has the
-MD5 of its bytes for an ETag, the service has hashed what it now holds; otherwise what lies there is looked at.
+MD5 of its bytes for an ETag, the service has hashed what it now holds; otherwise what lies there is looked at. Once it
+was seen to hash, it alone does so with what goes on, as it comes, to a key that is free; one that does not check the
+request's MD5 may then have wrong bytes there until its answer was read.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ class Sent:
     expected: str
     """The ETag of these bytes where ETags are made of MD5s."""
     etag: str | None
+    hashed: bool = True
+    """Whether the bytes were seen to have that MD5 as they passed."""
 
 
 class Uploads:
@@ -60,10 +64,18 @@ class Uploads:
     def __init__(self, bucket: Bucket, call: Caller, part: int, clock: Callable[[], datetime]) -> None:
         self._bucket, self._call, self._part, self._clock = bucket, call, part, clock
         self._going: set[str] = set()
+        self._proves = False
+        """Whether answers to a whole object have the MD5 of its bytes for an ETag, as one had."""
         self._lock = threading.Lock()
 
     def put(self, key: str, body: Body, given: Mapping[str, Any], *, replace: bool) -> Stored:
         """See `BodyTarget.put`; ``given`` are Metadata and ContentType."""
+        try:
+            return self._put(key, body, given, replace=replace)
+        except RejectedError as error:
+            raise error.of(self._bucket.connection) from None
+
+    def _put(self, key: str, body: Body, given: Mapping[str, Any], *, replace: bool) -> Stored:
         before = self._bucket.look(key)
         if before and not replace:
             raise self._exists()
@@ -84,13 +96,13 @@ class Uploads:
     def _through(self, key: str, body: Body, given: Mapping[str, Any], *, replace: bool) -> Sent:
         md5, size = str(body.md5).lower(), body.size or 0
         given = {**given, "Metadata": {**given["Metadata"], MD5: md5}, "ContentLength": size}
-        through = Through(body, self._call)
+        through = Through(body, self._call, hashed=replace or not self._proves)
         sent = Sent(size, md5, md5, md5)
         try:
             answer = self._made("put_object", key, sent, replace, Body=through, ContentMD5=_base64(md5), **given)
         except BrokenOffError as error:
             raise error.cause from None
-        return Sent(size, md5, md5 if not encrypted(answer) else "", bare(answer.get("ETag")))
+        return Sent(size, md5, md5 if not encrypted(answer) else "", bare(answer.get("ETag")), through.hashed)
 
     def _at_once(self, key: str, block: bytes, incoming: Incoming, given: Mapping[str, Any], *, replace: bool) -> Sent:
         md5 = incoming.check()
@@ -184,13 +196,24 @@ class Uploads:
     def _verified(self, key: str, sent: Sent, before: Found | None) -> Stored:
         """Know what is there now. What is not what was sent is removed, if it is ours and nothing was there."""
         if sent.etag == sent.expected == sent.md5:
+            self._proves = True
             return Stored(sent.size, sent.md5, sent.etag)
         there = self._bucket.look(key)
-        if there and there.size == sent.size and _agree(sent, there):
+        if there and there.size == sent.size and _agree(sent, there) and self._proved(sent, there):
             return Stored(sent.size, sent.md5, there.etag)
         if there and before is None and there.etag == sent.etag:
             self._bucket.remove(key)
         raise RejectedError("changed", "what is there is not what was sent", connection=self._bucket.connection)
+
+    def _proved(self, sent: Sent, there: Found) -> bool:
+        """Whether bytes that nobody hashed after all are those that were sent: by reading them."""
+        if sent.hashed or there.etag == sent.md5:
+            return True
+        self._proves = False
+        md5 = hashlib.md5(usedforsecurity=False)
+        for piece in self._bucket.stream(self._bucket.get(there.key, 0, there.etag)):
+            md5.update(piece)
+        return md5.hexdigest() == sent.md5
 
     def _give_up(self, key: str, upload: str) -> bool:
         """End an upload without an object; False where it cannot be ended now, which is left to `abandon`."""

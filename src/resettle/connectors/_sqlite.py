@@ -10,10 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import ARROW, TROUBLE, Column, ForeignKey, Kind, Schema
+from resettle.batch import ARROW, MOST_BYTES, TROUBLE, Column, ForeignKey, Kind, Schema
 
 Rows = list[tuple[Any, ...]]
 Ask = Callable[[str, Sequence[Any]], Rows]
+
+PAGE = 1_000
+"""Rows of a source that are read at once; what they hold is known afterwards."""
 
 _QUOTED = r"(?:'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")"
 _CHECK = re.compile(rf'{_QUOTED}|(?:CONSTRAINT\s+("(?:[^"]|"")*"|\w+)\s+)?\bCHECK\s*\(', re.IGNORECASE)
@@ -185,6 +188,30 @@ def storage_of(held: pa.DataType) -> str:
         return "REAL"
     binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
     return "BLOB" if any(test(held) for test in binary) else "TEXT"
+
+
+class Gathered:
+    """Pages of a source that are read one after the other, until they are a batch."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows, self._pages = rows, list[pa.Table]()
+        self.count = 0
+
+    @property
+    def room(self) -> int:
+        """Rows of the next page."""
+        return min(self._rows - self.count, PAGE)
+
+    def add(self, page: pa.Table) -> bool:
+        """Whether they are a batch now: so many rows, or so large."""
+        self._pages.append(page)
+        self.count += page.num_rows
+        return self.count >= self._rows or sum(one.nbytes for one in self._pages) >= MOST_BYTES
+
+    def taken(self) -> pa.Table:
+        """All of them; then there are none."""
+        pages, self._pages, self.count = self._pages, [], 0
+        return pa.concat_tables(pages, promote_options="default").combine_chunks()
 
 
 def decoded(schema: Schema, rows: Rows) -> pa.Table:

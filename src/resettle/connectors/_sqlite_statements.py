@@ -88,6 +88,16 @@ def _violated(connection: sqlite3.Connection) -> bool:
     return connection.total_changes > before
 
 
+def next_page(table: str, names: Sequence[str], order: Sequence[str], after: bool, until: bool) -> str:
+    """The statement of a page in the ``order`` of a key: from ``after`` a place, ``until`` another; then a limit."""
+    position = f"({', '.join(map(quote, order))})"
+    tests = [f"{position} > ({', '.join('?' * len(order))})"] * after + [f"{position} <= (?)"] * until
+    return (
+        f"SELECT {', '.join(map(quote, (*names, *order)))} FROM {table}"
+        f" WHERE {' AND '.join(tests) or '1'} ORDER BY {position[1:-1]} LIMIT ?"
+    )
+
+
 def page(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> Rows:
     """All rows of a statement; text that is not UTF-8 comes with surrogates, for `decoded` to find."""
     try:

@@ -145,7 +145,7 @@ class AppSync:
     def __init__(self, name: str, settings: AppSyncSettings, *, caller: Caller | None = None) -> None:
         self.name = name
         self._settings = settings
-        self._call = caller or Caller(functools.partial(errors, connection=name))
+        self._call = caller or Caller(errors, connection=name)
         self._http = Http(settings.url, _auth_of(settings), settings.connect_timeout, settings.timeout)
         explain = lambda one: explained(f"{one.kind}: {one.text}", name)  # noqa: E731
         self._requests = Requests(self._http, self._call, explain, settings.workers, settings.aliases.read)
@@ -322,9 +322,11 @@ class AppSync:
         """Records that hold all the wanted ones, and maybe others. A whole list is remembered."""
         if not wanted.num_rows:
             return self._fetched_table(model, names, [])
-        asked = memory.names(model.name, [*names, *model.schema.key]) if memory.open else names
+        asked = memory.names(model.name, [*names, *model.schema.key])
         items, whole = self._find.find(model, wanted, [model.select[name] for name in asked], memory)
-        table = self._fetched_table(model, asked, items)
+        # A page that came twice, as a service in trouble may send it, makes no second record.
+        once = {tuple(item.get(name) for name in model.schema.key): item for item in items}
+        table = self._fetched_table(model, asked, list(once.values()))
         if whole:
             memory.keep(model.name, table)
         return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import itertools
 import re
 import threading
@@ -43,6 +42,7 @@ class D1Settings(BaseModel):
 
 
 ERRORS: Sequence[tuple[str, type[ConnectorError], str]] = (
+    (r"maximum DB size|SQLITE_FULL", AccessError, "the database has reached its largest size: it takes no more rows"),
     (r"UNIQUE constraint failed", RejectedError, "unique"),
     (r"NOT NULL constraint failed", RejectedError, "null"),
     (r"CHECK constraint failed", RejectedError, "check"),
@@ -118,7 +118,7 @@ class D1:
         token = settings.token.get_secret_value()
         place = (settings.url, settings.account, settings.database, token)
         self._http = Http(*place, settings.connect_timeout, settings.timeout)
-        self._call = caller or Caller(functools.partial(errors, connection=name))
+        self._call = caller or Caller(errors, connection=name)
         self._local = threading.local()
         self._schemas: dict[str, Schema] = {}
         self._columns: dict[tuple[Any, ...], list[str]] = {}

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from resettle.batch import RECORD, Batch, Column, Partition, Schema
-from resettle.calls import Caller, in_the_open
+from resettle.calls import Caller, in_the_open, seconds_of
 from resettle.connector import Needs, Source
 from resettle.connectors import _dynamodb_json as typed
 from resettle.connectors._dynamodb_export import Bucket, Exports, Folder, Store
@@ -48,6 +48,8 @@ class DynamoDBSettings(BaseModel):
 
 
 ERRORS: Mapping[str, type[ConnectorError]] = {
+    "401": AccessError,  # without a code of the service's own: a proxy's answer
+    "403": AccessError,
     "AccessDenied": AccessError,
     "AccessDeniedException": AccessError,
     "ExpiredToken": AccessError,
@@ -80,6 +82,7 @@ ERRORS: Mapping[str, type[ConnectorError]] = {
     "SSOError": AccessError,
     "TokenRetrievalError": AccessError,
     "ConnectionError": TransientError,
+    "FlexibleChecksumError": TransientError,  # damaged on its way
     "HTTPClientError": TransientError,
     "IncompleteReadError": TransientError,
     "ResponseStreamingError": TransientError,
@@ -88,6 +91,7 @@ ERRORS: Mapping[str, type[ConnectorError]] = {
 
 THROTTLES = frozenset(
     {
+        "429",
         "LimitExceededException",
         "ProvisionedThroughputExceededException",
         "RequestLimitExceeded",
@@ -108,17 +112,21 @@ PERMISSIONS = (
 def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
     """What an error of boto3 means; None for one that the tables do not hold, which is never retried."""
     response: Mapping[str, Any] = getattr(error, "response", None) or {}
-    code = str(response.get("Error", {}).get("Code", ""))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code = str(response.get("Error", {}).get("Code") or status or "")  # a proxy's page has no code
     # Without the service's message: it may quote values, and names who we are.
     said = f"{code or type(error).__name__} from {getattr(error, 'operation_name', 'AWS')}"
+    after = seconds_of(response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after"))
     if code in THROTTLES:
-        return TransientError(said, connection=connection, throttled=True)
+        return TransientError(said, connection=connection, retry_after=after, throttled=True)
     names = [code] if code else [kind.__name__ for kind in type(error).__mro__]
     known = next((ERRORS[name] for name in names if name in ERRORS), None)
-    if known is None and response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+    if known is None and status >= 500:
         known = TransientError
     if known is None:
         return None
+    if known is TransientError:
+        return TransientError(said, connection=connection, retry_after=after)
     return known(said, connection=connection, hint=PERMISSIONS if known is AccessError else None)
 
 
@@ -130,7 +138,7 @@ class DynamoDB:
     ) -> None:
         self.name = name
         self._export = settings.export
-        call = caller or Caller(functools.partial(errors, connection=name))
+        call = caller or Caller(errors, connection=name)
         self._form: Source
         if settings.export:
             store = _store(name, settings, settings.export, call, client)
@@ -186,7 +194,7 @@ class Live:
         names: list[str] = []
         more: dict[str, str] = {}
         while True:
-            page = self._call(self._client.list_tables, **more)
+            page = self._ask("list_tables", "TableNames", **more)
             names += page["TableNames"]
             if not page.get("LastEvaluatedTableName"):
                 return sorted(names)
@@ -196,7 +204,8 @@ class Live:
         table = self._describe(dataset)
         key = tuple(part["AttributeName"] for part in table["KeySchema"])
         pages = self._pages(dataset, {"Limit": 500})
-        sample = pa.concat_tables(pa.table({RECORD: page}) for page in itertools.islice(pages, 2))
+        some = itertools.islice(filter(len, pages), 2)
+        sample = pa.table({RECORD: pa.chunked_array(some, pa.string())})
         found = {column.name: column for column in typed.columns(sample)}
         tags = {part["AttributeName"]: part["AttributeType"] for part in table["AttributeDefinitions"]}
         for name in key:
@@ -226,13 +235,15 @@ class Live:
     def _pages(self, dataset: str, options: Mapping[str, Any]) -> Iterator[pa.Array]:
         """Every page of a scan, empty ones too, as records."""
         scan = functools.partial(
-            self._client.scan,
+            self._ask,
+            "scan",
+            "Items",
             TableName=dataset,
             ConsistentRead=self._consistent,
             ReturnConsumedCapacity="TOTAL",
             **options,
         )
-        page = self._call(scan)
+        page = scan()
         while True:
             # What the read costs its owner; shown beside calls and retries.
             spent = (page.get("ConsumedCapacity") or {}).get("CapacityUnits", 0)
@@ -240,17 +251,28 @@ class Live:
             yield pa.array([typed.encode(item) for item in page["Items"]], pa.string())
             if not page.get("LastEvaluatedKey"):
                 return
-            page = self._call(scan, ExclusiveStartKey=page["LastEvaluatedKey"])
+            page = scan(ExclusiveStartKey=page["LastEvaluatedKey"])
 
     def _describe(self, dataset: str) -> Mapping[str, Any]:
         try:
-            described = self._call(self._client.describe_table, TableName=dataset)
+            described = self._ask("describe_table", "Table", TableName=dataset)
         except self._client.exceptions.ResourceNotFoundException:
             near = difflib.get_close_matches(dataset, self.datasets(), 1)
             hint = f'did you mean "{near[0]}"?' if near else "check the region and the account"
             raise ConfigError(f'{self.name}: there is no table "{dataset}"', hint=hint) from None
         table: Mapping[str, Any] = described["Table"]
         return table
+
+    def _ask(self, verb: str, needed: str, **given: Any) -> Mapping[str, Any]:
+        """One call. What boto3 makes of an answer that was cut off, or of a proxy's page, holds nothing."""
+
+        def once() -> Mapping[str, Any]:
+            answer: Mapping[str, Any] = getattr(self._client, verb)(**given)
+            if needed not in answer:
+                raise TransientError(f"the answer to {verb} is not whole")
+            return answer
+
+        return self._call(once)
 
 
 def _ordered(found: Mapping[str, Column], key: Sequence[str]) -> tuple[Column, ...]:

@@ -139,7 +139,8 @@ class GoogleDrive:
         auth = auth or Auth(name, settings.credentials, settings.token, settings.subject, pool)
         queries = settings.queries_per_minute
         self._call = caller or Caller(
-            functools.partial(errors, connection=name),
+            errors,
+            connection=name,
             pace=Quota(queries or UNITS_PER_MINUTE),
             # A quota is used up for a minute at most, and Google asks for waits of up to 64 seconds.
             attempts=12,

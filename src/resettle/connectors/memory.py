@@ -73,7 +73,7 @@ class Memory:
 
     def __init__(self, name: str, settings: MemorySettings | None = None, *, caller: Caller | None = None) -> None:
         self.name = name
-        self._call = caller or Caller(errors)
+        self._call = caller or Caller(errors, connection=name)
         self._committed: dict[str, _Table] = {}
         self._working: dict[str, _Table] | None = None
         self._owner: int | None = None

@@ -30,7 +30,7 @@ from resettle.connectors import _postgres_write as writing
 from resettle.connectors._postgres_catalogue import Connection, Relation
 from resettle.connectors._postgres_copy import column_in, infer
 from resettle.connectors._postgres_grants import statements
-from resettle.connectors._postgres_session import Sessions, tls_by_default, undone
+from resettle.connectors._postgres_session import NO_TLS, TEXTS, Sessions, tls_by_default, undone
 from resettle.connectors._postgres_write import Refusal, Write
 from resettle.errors import (
     AccessError,
@@ -103,15 +103,6 @@ HINTS: Mapping[str, str] = {
     "where row level security applies, the user needs a policy that permits the rows, or BYPASSRLS",
 }
 
-# Trouble before the server can give a sqlstate is known by libpq's text alone, which is never passed on: a
-# password with an unescaped "@" would be in it as a part of the host.
-_REFUSED = re.compile(
-    r"password authentication failed|no password supplied|pg_hba\.conf|authentication|certificate|"
-    r"role .* does not exist|not permitted to log in|tenant or user not found|no such user|permission denied",
-    re.IGNORECASE,
-)
-_NO_TLS = re.compile(r"server does not support SSL", re.IGNORECASE)
-_NO_DATABASE = re.compile(r"database .* does not exist|no such database", re.IGNORECASE)
 _FUNCTION = re.compile(r'PL/pgSQL function ("[^"]+"|[\w.]+)\(')
 
 
@@ -145,13 +136,13 @@ def _culprit(reason: str, error: psycopg.Error) -> str:
 
 def _without_state(error: psycopg.Error, connection: str) -> ConnectorError:
     text = str(error)
-    if _NO_TLS.search(text):
+    if NO_TLS.search(text):
         hint = "give it a certificate; where nobody else can listen, say ?sslmode=disable in the URL"
         return AccessError("the server does not speak TLS", connection=connection, hint=hint)
-    if _NO_DATABASE.search(text):
-        return AccessError(ERRORS["3D"][1], connection=connection, hint=HINTS["3D"])
-    if _REFUSED.search(text):
-        return AccessError(ERRORS["28"][1], connection=connection, hint=HINTS["28"])
+    for state, known in TEXTS.items():
+        if known.search(text):
+            kind, words = ERRORS[state]
+            return kind(words, connection=connection, hint=HINTS.get(state))
     if isinstance(error, psycopg.OperationalError):
         hint = "is the server running, and do host and port in the URL lead to it?"
         return TransientError("the server cannot be reached", connection=connection, hint=hint)
@@ -181,7 +172,7 @@ class Postgres:
         self._sessions = Sessions(
             name,
             self._connect,
-            caller or Caller(errors),
+            caller or Caller(errors, connection=name),
             lambda error: errors(error, name),
             begin="; set local session_replication_role = replica" if settings.replica_role else "",
             readonly=settings.readonly,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import difflib
-import email.utils
 import functools
 import re
 import threading
@@ -18,7 +17,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from resettle.batch import Action, Batch, Partition, Schema
-from resettle.calls import Caller, in_the_open
+from resettle.calls import Caller, in_the_open, seconds_of
 from resettle.connector import Body, Needs, Sql, Stored
 from resettle.connectors import _s3_identity as identity
 from resettle.connectors import _s3_listing as listing
@@ -166,7 +165,7 @@ def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
     if known is None and metadata.get("HTTPStatusCode", 0) >= 500 and name != "NotImplemented":
         known = TransientError
     if known is TransientError:
-        after = _seconds(metadata.get("HTTPHeaders", {}).get("retry-after", ""))
+        after = seconds_of(metadata.get("HTTPHeaders", {}).get("retry-after"))
         return TransientError(said, connection=connection, retry_after=after, throttled=name in THROTTLES)
     hint = identity.HINT if getattr(error, "operation_name", "") in identity.OPERATIONS else PERMISSIONS
     return known(said, connection=connection, hint=hint) if known else None
@@ -198,7 +197,7 @@ class S3:
         self.name = name
         self._settings = settings
         translate = functools.partial(errors, connection=name)
-        call = caller or Caller(translate)
+        call = caller or Caller(translate, connection=name)
         self._client, credentials = (client, None) if client else connect(name, settings)
         wire = Wire(self._client, credentials, settings.bucket, clock)
         self._bucket = Bucket(name, wire, call, settings.bucket, translate)
@@ -387,14 +386,3 @@ def _encoded(value: str) -> str:
     """Words of at most 75 characters, none of which cuts a code point; nothing for an empty value."""
     parts = (value[at : at + 11].encode() for at in range(0, len(value), 11))
     return " ".join(f"=?utf-8?b?{base64.b64encode(part).decode()}?=" for part in parts)
-
-
-def _seconds(after: str) -> float | None:
-    """Retry-After: seconds, or a date."""
-    if after.isdigit():
-        return float(after)
-    try:
-        when = email.utils.parsedate_to_datetime(after)
-    except ValueError:
-        return None
-    return max((when - datetime.now(UTC)).total_seconds(), 0.0)

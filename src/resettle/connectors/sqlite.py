@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import itertools
 import sqlite3
 import threading
@@ -19,7 +18,7 @@ from resettle import private
 from resettle.batch import Action, Batch, Partition, Schema
 from resettle.calls import Caller
 from resettle.connector import Sql
-from resettle.connectors._sqlite import Rows, answer, decoded, marked, quote, read_schema, tuples, typed
+from resettle.connectors._sqlite import Gathered, Rows, answer, decoded, marked, quote, read_schema, tuples, typed
 from resettle.connectors._sqlite_statements import (
     connect,
     declared_types,
@@ -27,6 +26,7 @@ from resettle.connectors._sqlite_statements import (
     fill,
     insert,
     nested,
+    next_page,
     page,
     refused_units,
     select,
@@ -115,7 +115,7 @@ class SQLite:
         self.name = name
         self._settings = settings
         self._path = _existing(name, settings)
-        self._call = caller or Caller(functools.partial(errors, connection=name))
+        self._call = caller or Caller(errors, connection=name)
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._schemas: dict[str, Schema] = {}
@@ -167,16 +167,17 @@ class SQLite:
         first = partition.detail.get("after")
         after = () if first is None else (first,)
         until = [partition.detail["until"]] if partition.detail.get("until") is not None else []
-        connection = self._connect("ro")
+        connection, held = self._connect("ro"), Gathered(rows)
         try:
             while True:
-                sql = self._next_page(schema, order, bool(after), bool(until))
+                sql = next_page(self._table(schema.dataset), schema.names, order, bool(after), bool(until))
                 with self._paging:  # two at once are slower than one after the other: both need Python's lock
-                    found = self._call(page, connection, sql, (*after, *until, rows))
-                    table = decoded(schema, found) if found else None
-                if table is None:
+                    found = self._call(page, connection, sql, (*after, *until, held.room))
+                    full = held.add(decoded(schema, found)) if found else True
+                if full and held.count:
+                    yield Batch(partition.dataset, held.taken())
+                if not found:
                     return
-                yield Batch(partition.dataset, table)
                 after = found[-1][len(schema.columns) :]
         finally:
             connection.close()
@@ -353,14 +354,6 @@ class SQLite:
         taken = {name.lower() for name in schema.names}
         free = [name for name in ("rowid", "_rowid_", "oid") if name not in taken]
         return schema.key if without or not free else (free[0],)
-
-    def _next_page(self, schema: Schema, order: Sequence[str], after: bool, until: bool) -> str:
-        position = f"({', '.join(map(quote, order))})"
-        tests = [f"{position} > ({', '.join('?' * len(order))})"] * after + [f"{position} <= (?)"] * until
-        return (
-            f"SELECT {', '.join(map(quote, (*schema.names, *order)))} FROM {self._table(schema.dataset)}"
-            f" WHERE {' AND '.join(tests) or '1'} ORDER BY {position[1:-1]} LIMIT ?"
-        )
 
     def _matching(self, dataset: str, key: Sequence[str], wanted: Rows, names: Sequence[str]) -> Rows:
         row = f"({', '.join('?' * len(key))})"

@@ -47,7 +47,7 @@ from resettle.mapping.load import Migration
 from resettle.middleware.isolate import isolate
 
 LARGE = 10_000
-"""Rows created by a flow after which the ledger's store makes statistics."""
+"""Rows created and units held by a flow after which the ledger's store makes statistics."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def apply(
             writer = Writer(flow, ledger, run, foreseen, counts, saved.decisions[name] if saved else None)
             writer.run_all()
             counts.check()
-            if counts.total(Action.CREATE) >= LARGE:
+            if counts.total(Action.CREATE) + counts.units[Status.HELD] >= LARGE:
                 ledger.loaded()
             if options.stop.is_set():
                 break

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import TROUBLE, Batch, Decode, Status
+from resettle.batch import MOST_BYTES, TROUBLE, Batch, Decode, Status
 from resettle.engine import shape as shaping
 from resettle.engine.shape import NOTHING_SHAPED, Resolver, Settle, Shaped, Started
 from resettle.engine.statements import FlowShape
@@ -29,6 +29,9 @@ from resettle.mapping.columns import literal, quote
 from resettle.mapping.functions import query, run_tried
 from resettle.mapping.sql import Parsed
 
+_PATIENCE = 32
+"""Batches that are looked at until what needs more than a look goes on, few as it may be: it is written while the rest
+is read."""
 REASON = "reason "
 """Before a reason's name, among the counts of what was settled."""
 
@@ -162,6 +165,7 @@ class Feed:
         database = self._thread.database(self._db)
         rest: list[tuple[pa.Table, Hashes]] = []
         decode: Decode | None = None
+        looked = 0
         for batch in batches:
             table, raw = batch.table, self._hash(database, batch.table)
             if self._where is not None:
@@ -176,9 +180,11 @@ class Feed:
             decode = batch.decode
             rest.append((table, raw[left]))
             yield Looked(_NOTHING, sum(settled[status] for status in Status), settled)
-            if sum(len(hashes) for _, hashes in rest) >= self.gather:
+            looked += len(raw)
+            count, size = sum(len(hashes) for _, hashes in rest), sum(table.nbytes for table, _ in rest)
+            if count >= self.gather or size >= MOST_BYTES or looked >= _PATIENCE * self.gather:
                 yield self._decoded(database, decode, rest)
-                rest, decode = [], None
+                rest, decode, looked = [], None, 0
         if decode:
             yield self._decoded(database, decode, rest)
 

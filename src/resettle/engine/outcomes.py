@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -46,23 +47,19 @@ def outcomes(
         if status not in STATUSES:
             raise ConfigError(f"there is no status `{status}`", hint=f"one of {', '.join(STATUSES)}")
     for flow in selected(migration, options):
-        found: list[Outcome] = []
-        for status in statuses:
-            if status != PENDING:
-                found += _with_targets(ledger, flow, _remembered(ledger, flow, status, reason))
+        known = (_with_targets(ledger, flow, _remembered(ledger, flow, s, reason)) for s in statuses if s != PENDING)
+        found = itertools.chain.from_iterable(known)
         if PENDING in statuses and reason is None:
-            found += _pending(migration, connections, ledger, options, flow)
-        yield from labelled(migration, connections, options, found) if options.show_values else found
+            found = itertools.chain(found, _pending(migration, connections, ledger, options, flow))
+        yield from labelled(migration, connections, options, list(found)) if options.show_values else found
 
 
-def unsettled(ledger: Ledger, flows: Iterable[str], run: int) -> list[Outcome]:
+def unsettled(ledger: Ledger, flows: Iterable[str], run: int) -> Iterator[Outcome]:
     """What somebody should look at after a run of these flows: what failed in it, and all that is held."""
-    found = []
     for flow in flows:
         failed = _remembered(ledger, flow, str(Status.FAILED), None)
-        found += [one for one in failed if one["last_run"] == run]
-        found += _remembered(ledger, flow, str(Status.HELD), None)
-    return found
+        yield from (one for one in failed if one["last_run"] == run)
+        yield from _remembered(ledger, flow, str(Status.HELD), None)
 
 
 def labelled(
@@ -93,10 +90,11 @@ def _source_unit(one: Mapping[str, Any]) -> str:
     return unit.rpartition("#")[0] if one.get("reason") == "duplicate_unit" else unit
 
 
-def _remembered(ledger: Ledger, flow: str, status: str, reason: str | None) -> list[Outcome]:
-    if status == Status.DONE:
-        return [] if reason else [_outcome(flow, status, {"unit": unit}) for unit in ledger.done(flow)]
-    return [_outcome(flow, status, one) for one in ledger.units(status, flow, reason)]
+def _remembered(ledger: Ledger, flow: str, status: str, reason: str | None) -> Iterator[Outcome]:
+    if status != Status.DONE:
+        yield from (_outcome(flow, status, one) for one in ledger.each_unit(status, flow, reason))
+    elif not reason:
+        yield from (_outcome(flow, status, {"unit": unit}) for unit in ledger.done(flow))
 
 
 def _outcome(flow: str, status: str, unit: Mapping[str, Any]) -> Outcome:
@@ -112,20 +110,19 @@ def waiting(detail: str | None) -> list[dict[str, str]]:
     return [{"row": row, "reason": reason} for row, reason in found]
 
 
-def _with_targets(ledger: Ledger, flow: str, found: list[Outcome]) -> list[Outcome]:
+def _with_targets(ledger: Ledger, flow: str, found: Iterator[Outcome]) -> Iterator[Outcome]:
     """The outcomes with what their records became: `targets`, each an output, a key, and whether we only reuse it."""
     names = {number: name for name, number in ledger.outputs(flow).items()}
-    made: dict[str, list[dict[str, Any]]] = {}
-    for at in range(0, len(found), CHUNK):
-        units = pa.array([one["unit"] for one in found[at : at + CHUNK]], pa.string())
-        rows = ledger.known(flow, units).rows
+    while some := list(itertools.islice(found, CHUNK)):
+        made: dict[str, list[dict[str, Any]]] = {}
+        rows = ledger.known(flow, pa.array([one["unit"] for one in some], pa.string())).rows
         rows = rows.filter(pc.is_valid(rows["fp"])).sort_by(
             [("unit", "ascending"), ("output", "ascending"), ("n", "ascending")]
         )
         for row in rows.select(["unit", "output", "target_key", "reused"]).to_pylist():
             target = {"output": names[row["output"]], "key": row["target_key"], "reused": bool(row["reused"])}
             made.setdefault(row["unit"], []).append(target)
-    return [one | {"targets": made.get(one["unit"], [])} for one in found]
+        yield from (one | {"targets": made.get(one["unit"], [])} for one in some)
 
 
 def _pending(

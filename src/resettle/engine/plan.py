@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from array import array
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ def plan_flow(run: FlowRun, ledger: Ledger, foreseen: Foreseen) -> tuple[Counts,
     targets = {name: ReadOnly(target) for name, target in run.targets.items()}
     database = connect()
     decider = Decider(run.shape, targets, database, foreseen, ledger)
-    hashes = [np.empty(0, np.int64)]
+    hashes = array("q")  # grows in one piece
     with run.prepared() as batches:
         for prepared in batches:
             count_prepared(counts, prepared)
@@ -92,10 +93,12 @@ def plan_flow(run: FlowRun, ledger: Ledger, foreseen: Foreseen) -> tuple[Counts,
             decision = decider.decide(prepared, optimistic=True, lock=False)
             foreseen.accept(run.name, decision)
             count_decision(counts, run.shape, decision, database, show_values=run.options.show_values)
-            hashes.append(decision_hashes(database, decision))
+            hashes.frombytes(decision_hashes(database, decision).tobytes())
     summarise(counts, run.shape, database)
     run.options.progress(run.name, "done", counts)
-    return counts, np.sort(np.concatenate(hashes))
+    found: Hashes = np.frombuffer(hashes, np.int64)
+    found.sort()
+    return counts, found
 
 
 def decision_hashes(database: duckdb.DuckDBPyConnection, decision: Decision) -> Hashes:

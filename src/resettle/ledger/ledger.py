@@ -20,7 +20,7 @@ from resettle.batch import Status
 from resettle.connector import Sql
 from resettle.errors import LedgerError, LedgerVersionError
 from resettle.ledger import d1, postgres, sqlite
-from resettle.ledger.records import AWAITING, ROWS, UNITS, Hashes, Known, Record, Run, Seen, nothing_known
+from resettle.ledger.records import AWAITING, ROWS, UNITS, Hashes, Known, Record, Run, Seen, joined, nothing_known
 from resettle.ledger.runs import Runs
 from resettle.ledger.undo import Undoing
 
@@ -154,10 +154,7 @@ class Ledger(Runs, Undoing):
         return Seen(done, tuple(others))
 
     def _hashes(self, *wheres: str) -> Hashes:
-        parts = [part for where in wheres for part in self._store.raws(self._sql, self._p, where)]
-        found = np.concatenate(parts) if parts else np.empty(0, np.int64)
-        found.sort()
-        return found
+        return joined([part for where in wheres for part in self._store.raws(self._sql, self._p, where)])
 
     def remembers(self, flow: str) -> bool:
         """Whether any record of this flow was ever settled."""

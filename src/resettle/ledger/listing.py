@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 from resettle.connector import Sql
+
+PAGE = 5_000
+"""Units that are read at once."""
 
 
 class Listing:
@@ -43,20 +47,60 @@ class Listing:
         return found
 
     def units(
-        self, status: str, flow: str | None = None, reason: str | None = None, limit: int | None = None
+        self,
+        status: str,
+        flow: str | None = None,
+        reason: str | None = None,
+        limit: int | None = None,
+        *,
+        unit: str | None = None,
     ) -> list[dict[str, Any]]:
         """Units with a status, by flow, reason and unit."""
+        return list(self.each_unit(status, flow, reason, limit, unit=unit))
+
+    def each_unit(
+        self,
+        status: str,
+        flow: str | None = None,
+        reason: str | None = None,
+        limit: int | None = None,
+        *,
+        unit: str | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """The same, read a page at a time: there may be millions."""
         if not self.exists:
-            return []
-        where, parameters = self._units_where(status, flow, reason, None)
-        tail = f" LIMIT {int(limit)}" if limit else ""
-        names = ["unit", "reason", "detail", "warnings", "first_run", "last_run", "attempts", "note"]
-        rows = self._sql.execute(
-            f"SELECT f.name, {', '.join(f'u.{name}' for name in names)} FROM {self._p}units u"
-            f" JOIN {self._p}flows f ON f.flow = u.flow WHERE {where} ORDER BY f.flow, u.reason, u.unit{tail}",
+            return
+        where, parameters = self._units_where(status, flow, reason, [unit] if unit is not None else None)
+        groups = self._sql.execute(
+            f"SELECT DISTINCT f.flow, f.name, u.reason FROM {self._p}units u JOIN {self._p}flows f ON f.flow = u.flow"
+            f" WHERE {where} ORDER BY f.flow, u.reason",
             parameters,
         )
-        return [dict(zip(["flow", *names], row, strict=True)) for row in rows]
+        size = min(limit or PAGE, PAGE)
+        each = (one for at, name, why in groups for one in self._of_group(status, int(at), name, why, unit, size))
+        yield from itertools.islice(each, limit or None)
+
+    def _of_group(
+        self, status: str, flow: int, name: str, reason: str | None, unit: str | None, size: int
+    ) -> Iterator[dict[str, Any]]:
+        """Units of one flow with one status and reason, in order. By their key: no page costs more than the first."""
+        names = ["unit", "reason", "detail", "warnings", "first_run", "last_run", "attempts", "note"]
+        where, parameters = f"flow = {flow} AND status = %s", [str(status)]
+        for column, value in (("reason", reason), ("unit", unit)):
+            if value is not None:
+                where, parameters = f"{where} AND {column} = %s", [*parameters, value]
+        where = where if reason is not None else f"{where} AND reason IS NULL"
+        after: list[str] = []
+        while True:
+            rows = self._sql.execute(
+                f"SELECT {', '.join(names)} FROM {self._p}units WHERE {where}{' AND unit > %s' if after else ''}"
+                f" ORDER BY unit LIMIT {size}",
+                [*parameters, *after],
+            )
+            yield from (dict(zip(["flow", *names], [name, *row], strict=True)) for row in rows)
+            if len(rows) < size:
+                return
+            after = [rows[-1][0]]
 
     def done(self, flow: str) -> list[str]:
         """Units of a flow that are done, in order: all of their rows were written or reused."""

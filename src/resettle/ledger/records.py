@@ -67,14 +67,24 @@ AWAITING = ("reference_missing", "foreign_key")
 """Reasons of held units that every run looks at again: what they point at may have come."""
 
 
+def joined(parts: list[Hashes]) -> Hashes:
+    """All of them in one sorted array; the list is empty then, so that they are not there twice."""
+    whole = np.empty(sum(map(len, parts)), np.int64)
+    at = len(whole)
+    while parts:
+        part = parts.pop()
+        whole[at - len(part) : at] = part
+        at -= len(part)
+    whole.sort()
+    return whole
+
+
 def nothing_known() -> Known:
     """What is known of units that no run ever saw."""
     return Known(UNITS.empty_table(), ROWS.empty_table())
 
 
-UNITS = pa.schema(
-    [*((name, pa.string()) for name in ("unit", "first_time", "status", "reason")), ("raw", pa.int64())]
-)
+UNITS = pa.schema([*((name, pa.string()) for name in ("unit", "first_time", "status", "reason")), ("raw", pa.int64())])
 ROWS = pa.schema(
     [
         ("unit", pa.string()),

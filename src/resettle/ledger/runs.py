@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from resettle.errors import FenceError, LockedError, RejectedError
+from resettle.errors import FenceError, LockedError, RejectedError, ResettleError
 from resettle.ledger.listing import Listing
 from resettle.ledger.owner import STALE_AFTER, is_dead, me
 from resettle.ledger.records import Run
@@ -54,7 +54,9 @@ class Runs(Listing):
         try:
             yield Run(number, phase, now, fence)
         except BaseException as error:
-            self._close(number, fence, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            # What failed first is said, also where the ledger cannot be reached now: a dead run's lock is taken over.
+            with suppress(ResettleError):
+                self._close(number, fence, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         self._close(number, fence, None)
 

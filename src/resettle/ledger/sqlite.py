@@ -58,6 +58,9 @@ OF_ASKED = "staged_asked a CROSS JOIN {p}{table} r ON r.flow = {flow} AND r.unit
 ALONE = ""
 """A transaction that writes is alone anyway."""
 
+PAGE = 50_000
+"""Record hashes that are read at once."""
+
 VIEW = """
 CREATE VIEW IF NOT EXISTS {view} AS
 SELECT r.unit, r.n, coalesce(r.target_key, r.unit) AS target_key, r.reused, r.run, r.changed_run, r.fingerprint
@@ -78,7 +81,19 @@ def view_name(schema: str, migration: str, environment: str, flow: str, output: 
 
 
 def raws(sql: Sql, p: str, where: str) -> Iterator[npt.NDArray[np.int64]]:
-    """Record hashes, as one Arrow column."""
-    table = sql.query(f"SELECT raw FROM {p}{where}")
-    if table.num_rows:
-        yield table.column(0).to_numpy().astype(np.int64)
+    """Record hashes, a page of them as one text, in the order of the units: a unit has one at most."""
+    rest = ""
+    parameters: tuple[str, ...] = ()
+    while True:
+        ((texts, last),) = sql.execute(
+            f"SELECT group_concat(raw), max(unit) FROM"
+            f" (SELECT raw, unit FROM {p}{where}{rest} ORDER BY unit LIMIT {PAGE})",
+            parameters,
+        )
+        if texts is None:
+            return
+        found = np.array(texts.split(","), np.int64)
+        yield found
+        if len(found) < PAGE:
+            return
+        rest, parameters = " AND unit > %s", (last,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,20 +23,23 @@ class Unsettled:
     """What a run leaves for somebody to look at: what failed, and the file with all that failed or is held."""
 
     failed: tuple[Mapping[str, Any], ...]
+    """The first of those that failed."""
+    more: int
+    """How many others failed."""
     path: Path | None
 
     def as_json(self) -> dict[str, Any]:
         names = ("flow", "unit", "label", "reason", "detail")
-        shown = [{name: one[name] for name in names if name in one} for one in self.failed[:SHOWN]]
+        shown = [{name: one[name] for name in names if name in one} for one in self.failed]
         return {"failed": shown, "unsettled": str(self.path) if self.path else None}
 
 
 def print_unsettled(console: Console, left: Unsettled) -> None:
     """The first failed records, and where all of them are listed."""
-    for one in left.failed[:SHOWN]:
+    for one in left.failed:
         console.print(f"[red]![/] {line(one)}", highlight=False)
-    if len(left.failed) > SHOWN:
-        console.print(f"  and {len(left.failed) - SHOWN:,} more", highlight=False)
+    if left.more:
+        console.print(f"  and {left.more:,} more", highlight=False)
     if left.path:
         console.print(f"Every failed and held record: {escape(str(left.path))}", highlight=False)
 
@@ -45,6 +49,28 @@ def line(one: Mapping[str, Any]) -> str:
     label = f" ({escape(one['label'])})" if one.get("label") else ""
     why = f"{one['reason']}: {one['detail'] or 'held by this rule of the mapping'}"
     return f"{one['flow']} [bold]{escape(one['unit'])}[/]{label} {escape(why)}"
+
+
+def write_unsettled(path: Path, found: Iterator[Mapping[str, Any]]) -> Unsettled:
+    """Write what a run leaves to a file, if it leaves anything; there may be millions of records."""
+    failed: list[Mapping[str, Any]] = []
+    more = 0
+
+    def noted() -> Iterator[Mapping[str, Any]]:
+        nonlocal more
+        for one in found:
+            if one["status"] == "failed" and len(failed) < SHOWN:
+                failed.append(one)
+            elif one["status"] == "failed":
+                more += 1
+            yield one
+
+    left = noted()
+    first = next(left, None)
+    if first is None:
+        return Unsettled((), 0, None)
+    write_outcomes(path, itertools.chain([first], left))
+    return Unsettled(tuple(failed), more, path)
 
 
 def write_outcomes(path: Path, found: Iterable[Mapping[str, Any]]) -> int:

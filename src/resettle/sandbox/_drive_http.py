@@ -37,17 +37,23 @@ class Fault:
     """What goes wrong with one request.
 
     An error answer (``status``, ``reason``), a line that is cut after so many bytes of the body (0: before any
-    answer), an empty page with a next one, a search that was not complete, a wrong byte, all bytes whatever Range says.
+    answer), half of an answer as if it were all, an empty page with a next one, a page that comes once more, a search
+    that was not complete, a wrong byte, all bytes whatever Range says.
     """
 
     status: int = 0
     reason: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: int | None = None
+    short: bool = False
     empty: bool = False
+    again: bool = False
     incomplete: bool = False
     corrupt: bool = False
     whole: bool = False
+
+
+_NOTHING = Fault()
 
 
 class ApiError(Exception):
@@ -81,13 +87,13 @@ class Handler(BaseHTTPRequestHandler):
         request, fault = self._take()
         if fault is not None and fault.status:
             self._json(fault.status, {"error": fault.reason}, fault.headers)
-        elif fault is not None:
+        elif fault is not None and fault.cut is not None:
             self._cut()
         elif request.path != "/token":
             self._json(404, {"error": "not_found"})
         else:
             try:
-                self._json(200, self.local.oauth.grant(dict(parse_qsl(body.decode()))))
+                self._json(200, self.local.oauth.grant(dict(parse_qsl(body.decode()))), fault=fault or _NOTHING)
             except OAuthError as error:
                 self._json(error.status, {"error": error.error, "error_description": "Bad Request"})
 
@@ -105,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._cut()
                 return
             self._authenticate()
-            self._route(request, fault or Fault())
+            self._route(request, fault or _NOTHING)
         except ApiError as error:
             self._refuse(error)
         except InvalidError as error:
@@ -137,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
         local = self.local
         if request.path == "/drive/v3/files":
             local.spend(_COSTS["list"])
-            self._json(200, local.listing(request, empty=fault.empty, incomplete=fault.incomplete), cut=fault.cut)
+            self._json(200, local.listing(request, fault), fault=fault)
             return
         match = _FILE.match(request.path)
         if not match:
@@ -149,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
         if media:
             self._media(file, local.bodies.get(file["id"]), request, fault)
         else:
-            self._json(200, local.shown(file, request.query.get("fields")), cut=fault.cut)
+            self._json(200, local.shown(file, request.query.get("fields")), fault=fault)
 
     def _media(self, file: Mapping[str, Any], body: bytes | int | None, request: Request, fault: Fault) -> None:
         """The bytes, or the part that Range asks for (RFC 9110, 14)."""
@@ -163,6 +169,7 @@ class Handler(BaseHTTPRequestHandler):
             raise ApiError(416, "requestedRangeNotSatisfiable", headers={"Content-Range": f"bytes */{size}"})
         start = int(span[1]) if span else 0
         stop = min(int(span[2]) + 1, size) if span and span[2] else size
+        stop = (start + stop) // 2 if fault.short else stop
         part = {"Content-Range": f"bytes {start}-{stop - 1}/{size}"} if span else {}
         self._head(206 if span else 200, {**kind, **part, "Content-Length": str(stop - start)})
         self._stream(body, start, stop, fault)
@@ -195,13 +202,19 @@ class Handler(BaseHTTPRequestHandler):
         self._json(error.status, {"error": {"errors": [one], "code": error.status, "message": words}}, error.headers)
 
     def _json(
-        self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None, *, cut: int | None = None
+        self,
+        status: int,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str] | None = None,
+        *,
+        fault: Fault = _NOTHING,
     ) -> None:
         text = orjson.dumps(body)
+        text = text[: len(text) // 2] if fault.short else text
         kind = {"Content-Type": "application/json; charset=UTF-8", "Content-Length": str(len(text))}
         self._head(status, {**kind, **(headers or {})})
-        self.wfile.write(text[:cut])
-        if cut is not None:
+        self.wfile.write(text[: fault.cut])
+        if fault.cut is not None:
             self._cut()
 
     def _head(self, status: int, headers: Mapping[str, str]) -> None:

@@ -29,7 +29,9 @@ API_KEY, ACCESS_KEY = "da2-sandbox", "AKIASANDBOX"
 class Fault:
     """What goes wrong with one request: an HTTP status, or an error within 200; without a status the line is cut.
 
-    ``after``: it takes effect first. ``only``: just the field at this place fails, with HTTP 200.
+    ``after``: it takes effect first. ``only``: just the field at this place fails, with HTTP 200. ``part``: of the
+    answer. `cut` is half of it, then the end of the line; `short` is half of it as if it were all; `page` is a proxy's
+    page in its place; `empty` and `again` are lists with nothing in their page, or whose token leads to it once more.
     """
 
     status: int = 0
@@ -38,6 +40,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     after: bool = False
     only: int | None = None
+    part: str = ""
 
 
 THROTTLED = Fault(200, "ThrottlingException", "Rate exceeded")
@@ -56,6 +59,8 @@ class LocalAppSync:
     data: Data
     introspection: bool = True
     faults: Callable[[Sequence[str]], Fault | None] = lambda fields: None
+    schedule: Callable[[str], Fault | None] = lambda asked: None
+    """Asked before each request that ``faults`` lets through, with its body."""
     requests: list[list[str]] = field(default_factory=list)
     """The fields of every request."""
     tokens: LocalCognito | None = None
@@ -128,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         names = [one.name for one in request.fields]
         local.requests.append(names)
-        self._answer(local, request, variables, caller, local.faults(names))
+        self._answer(local, request, variables, caller, local.faults(names) or local.schedule(body.decode()))
 
     def _answer(
         self, local: LocalAppSync, request: Request, variables: Mapping[str, Any], caller: _Caller, fault: Fault | None
@@ -147,10 +152,13 @@ class _Handler(BaseHTTPRequestHandler):
             except FieldTrouble as trouble:
                 errors.append({"path": [one.alias], "data": None, "errorType": trouble.kind, "errorInfo": None,
                                "locations": [], "message": trouble.text})  # fmt: skip
-        if fault and fault.only is None:
+        part = fault.part if fault else ""
+        if part in ("empty", "again"):
+            _repaged(request, variables, data, part)
+        elif fault and fault.only is None and not part:
             self._fail(fault)
             return
-        self._send(200, {"data": data, "errors": errors} if errors else {"data": data})
+        self._send(200, {"data": data, "errors": errors} if errors else {"data": data}, part=part)
 
     def _field(
         self,
@@ -191,18 +199,36 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.status:
             self._send(fault.status, {"data": None, **_error(fault.kind, fault.text)}, fault.headers)
         else:
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+            self._cut()
 
-    def _send(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
-        text = orjson.dumps(body)
+    def _cut(self) -> None:
+        self.close_connection = True
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _send(
+        self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None, *, part: str = ""
+    ) -> None:
+        text = b"<html>Bad gateway</html>" if part == "page" else orjson.dumps(body)
+        text = text[: len(text) // 2] if part == "short" else text
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(text)
+        self.wfile.write(text if part != "cut" else text[: len(text) // 2])
+        if part == "cut":
+            self._cut()
+
+
+def _repaged(request: Request, variables: Mapping[str, Any], data: Mapping[str, Any], part: str) -> None:
+    """Pages with nothing in them, or that come again: their tokens lead to them."""
+    for one in request.fields:
+        page = data[one.alias]
+        if isinstance(page, dict) and page.keys() >= {"items", "nextToken"}:
+            start = str(filled(one.args, variables).get("nextToken") or "0").partition(".")[0]
+            page |= {"nextToken": f"{start}.1"} | ({"items": []} if part == "empty" else {})
 
 
 def _error(kind: str | None, text: str) -> dict[str, Any]:

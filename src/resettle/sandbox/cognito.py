@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +12,13 @@ from typing import Any
 import orjson
 
 from resettle.errors import ConfigError
+from resettle.sandbox._door import Behind, Door, Environ, Respond, said, served
 
 REGION = "us-east-1"
 
 
 @dataclass
-class LocalCognito:
+class LocalCognito(Behind):
     """A user pool of moto's, in this process. ``clock`` is what tokens are checked by."""
 
     endpoint: str
@@ -90,16 +90,12 @@ def start_cognito(*, secret: bool = False, mfa: str = "OFF") -> Iterator[LocalCo
     try:
         import boto3
         from moto.moto_api._internal.models import moto_api_backend
-        from moto.server import ThreadedMotoServer
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     except ImportError:
         raise ConfigError("the sandbox needs moto", hint='pip install "resettle[sandbox]"') from None
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # one line for every request otherwise
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    try:
-        moto_api_backend.reset()
-        host, port = server.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
+    moto_api_backend.reset()
+    door = _Door(DomainDispatcherApplication(create_backend_app), Behind())
+    with served(door) as endpoint:
         given = {"aws_access_key_id": "sandbox", "aws_secret_access_key": "sandbox"}
         client = boto3.client("cognito-idp", endpoint_url=endpoint, region_name=REGION, **given)
         pool = client.create_user_pool(PoolName="sandbox")["UserPool"]["Id"]
@@ -107,7 +103,20 @@ def start_cognito(*, secret: bool = False, mfa: str = "OFF") -> Iterator[LocalCo
             on = {"Enabled": True}
             client.set_user_pool_mfa_config(UserPoolId=pool, SoftwareTokenMfaConfiguration=on, MfaConfiguration=mfa)
         made = client.create_user_pool_client(UserPoolId=pool, ClientName="sandbox", GenerateSecret=secret)
-        yield LocalCognito(endpoint, pool, made["UserPoolClient"]["ClientId"], client)
-    finally:
-        server.stop()
-        moto_api_backend.reset()
+        door.local = LocalCognito(endpoint, pool, made["UserPoolClient"]["ClientId"], client)
+        try:
+            yield door.local
+        finally:
+            moto_api_backend.reset()
+
+
+class _Door(Door):
+    """Knows a request by its action."""
+
+    def asked(self, environ: Environ, body: bytes) -> str:
+        return f"{environ.get('HTTP_X_AMZ_TARGET', environ['PATH_INFO'])}".rpartition(".")[2]
+
+    def answer(
+        self, environ: Environ, start: Respond, status: int, code: str, retry_after: int | None = None
+    ) -> Iterable[bytes]:
+        return said(start, status, orjson.dumps({"__type": code}), "application/x-amz-json-1.1", retry_after)

@@ -41,12 +41,17 @@ _OURS = {"BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETAC
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one request. ``after``: it takes effect first. Without a status the line is cut."""
+    """What goes wrong with one request. ``after``: it takes effect first. Without a status the line is cut.
+
+    ``part``: of the answer. `cut` is half of it, then the end of the line; `short` is half of it as if it were all;
+    `page` is a proxy's page in its place.
+    """
 
     status: int = 0
     message: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     after: bool = False
+    part: str = ""
 
 
 TOO_MANY = Fault(429, "Too many requests", {"Retry-After": "0"})
@@ -145,25 +150,33 @@ class _Handler(BaseHTTPRequestHandler):
         except (sqlite3.Error, sqlite3.Warning, TypeError) as error:
             self._refuse(400, 7500, _words(error))
             return
-        if fault:
+        if fault and not fault.part:
             self._fail(fault)
             return
         results = [_result(columns, rows, changes, form) for columns, rows, changes in found]
-        self._send(200, {"success": True, "errors": [], "messages": [], "result": results})
+        body = {"success": True, "errors": [], "messages": [], "result": results}
+        self._send(200, body, part=fault.part if fault else "")
 
     def _fail(self, fault: Fault) -> None:
         if fault.status:
             self._refuse(fault.status, 7500, fault.message, fault.headers)
         else:
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+            self._cut()
+
+    def _cut(self) -> None:
+        self.close_connection = True
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def _refuse(self, status: int, code: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         errors = [{"code": code, "message": message}]
         self._send(status, {"success": False, "errors": errors, "messages": [], "result": None}, headers)
 
-    def _send(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
-        text = orjson.dumps(body)
+    def _send(
+        self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None, *, part: str = ""
+    ) -> None:
+        text = b"<html>Bad gateway</html>" if part == "page" else orjson.dumps(body)
+        text = text[: len(text) // 2] if part == "short" else text
         self.send_response(status)
         for name, value in {
             "Content-Type": "application/json",
@@ -172,7 +185,9 @@ class _Handler(BaseHTTPRequestHandler):
         }.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(text)
+        self.wfile.write(text if part != "cut" else text[: len(text) // 2])
+        if part == "cut":
+            self._cut()
 
 
 def _run(local: LocalD1, batch: Sequence[Mapping[str, Any]]) -> list[tuple[list[str], list[tuple[Any, ...]], int]]:

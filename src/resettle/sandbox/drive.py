@@ -220,7 +220,7 @@ class LocalDrive:
             self.used["units"] += units
             self.asked = (self.asked[0] or now, now)
 
-    def listing(self, request: Request, *, empty: bool = False, incomplete: bool = False) -> dict[str, Any]:
+    def listing(self, request: Request, fault: Fault) -> dict[str, Any]:
         """files.list: one page of what a search finds, in a fixed order."""
         asked = request.query
         wanted = mask(asked.get("fields") or f"kind,incompleteSearch,nextPageToken,files({_FEW})", _LIST)
@@ -229,10 +229,11 @@ class LocalDrive:
             raise InvalidError("pageSize")
         found = self._found(asked)
         start = _offset(asked.get("pageToken"), len(found), asked.get("q", ""))
-        page = [] if empty else [self._placed(file) for file in found[start : start + int(size)]]
-        answer = {"kind": "drive#fileList", "incompleteSearch": incomplete, "files": page}
-        if empty or start + len(page) < len(found):
-            answer["nextPageToken"] = f"~!!~{start + len(page)}.{_mark(asked.get('q', ''))}"
+        page = [] if fault.empty else [self._placed(file) for file in found[start : start + int(size)]]
+        answer = {"kind": "drive#fileList", "incompleteSearch": fault.incomplete, "files": page}
+        stop = start if fault.again else start + len(page)
+        if fault.empty or stop < len(found):
+            answer["nextPageToken"] = f"~!!~{stop}.{_mark(asked.get('q', ''))}"
         shown: dict[str, Any] = picked(answer, wanted)
         return shown
 

@@ -1,22 +1,28 @@
-"""DynamoDB (and S3) on this machine: moto's server in this process, on a free port of 127.0.0.1."""
+"""DynamoDB (and S3) on this machine: moto's, in this process, behind a door that can go wrong as asked."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from resettle.errors import ConfigError
+from resettle.sandbox._door import Behind, Door, Environ, Fault, Respond, said, served
+
+__all__ = ["REGION", "SECRETS", "Fault", "LocalDynamoDB", "start_dynamodb"]
 
 REGION = "us-east-1"
 SECRETS = {"aws_access_key_id": "sandbox", "aws_secret_access_key": "sandbox"}
 BATCH = 25  # the service's own limit for one BatchWriteItem
+_EMPTY = "resettle-empty"
+"""The only name in the key that an injected page before the first record goes on from."""
 
 
-@dataclass(frozen=True)
-class LocalDynamoDB:
+@dataclass
+class LocalDynamoDB(Behind):
     """A running stand-in; any access key will do."""
 
     endpoint_url: str
@@ -53,16 +59,53 @@ def start_dynamodb() -> Iterator[LocalDynamoDB]:
     """Start it empty, and stop it. One at a time in a process: moto's state is the process's."""
     try:
         from moto.moto_api._internal.models import moto_api_backend
-        from moto.server import ThreadedMotoServer
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     except ImportError:
         raise ConfigError("the sandbox needs moto", hint='pip install "resettle[sandbox]"') from None
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # one line for every request otherwise
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
+    local = LocalDynamoDB("")
+    moto_api_backend.reset()
     try:
-        moto_api_backend.reset()
-        host, port = server.get_host_and_port()
-        yield LocalDynamoDB(f"http://{host}:{port}")
+        with served(_Door(DomainDispatcherApplication(create_backend_app), local)) as local.endpoint_url:
+            yield local
     finally:
-        server.stop()
         moto_api_backend.reset()
+
+
+class _Door(Door):
+    """Speaks DynamoDB's JSON, and S3's XML where that is asked for."""
+
+    def asked(self, environ: Environ, body: bytes) -> str:
+        target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
+        if target:
+            return f"{target} {body.decode(errors='replace')}"
+        return f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}?{environ.get('QUERY_STRING', '')}"
+
+    def answer(
+        self, environ: Environ, start: Respond, status: int, code: str, retry_after: int | None = None
+    ) -> Iterable[bytes]:
+        if "HTTP_X_AMZ_TARGET" in environ:
+            told = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": code}
+            return said(start, status, orjson.dumps(told), "application/x-amz-json-1.0", retry_after)
+        body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+        whole = said(start, status, body, "application/xml", retry_after)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else whole
+
+    def empty_page(self, environ: Environ, start: Respond, body: bytes) -> Iterable[bytes]:
+        page = {"Items": [], "Count": 0, "ScannedCount": 0, "LastEvaluatedKey": _from(body)}
+        return said(start, 200, orjson.dumps(page), "application/x-amz-json-1.0")
+
+    def after_empty(self, environ: Environ, body: bytes) -> bytes:
+        # What an injected page before the first record goes on from is no key.
+        environ["resettle.from"] = _from(body) if "HTTP_X_AMZ_TARGET" in environ else {}
+        if _EMPTY not in environ["resettle.from"] or b"ExclusiveStartKey" not in body:
+            return body
+        return orjson.dumps({name: value for name, value in orjson.loads(body).items() if name != "ExclusiveStartKey"})
+
+    def page_again(self, environ: Environ, answer: bytes) -> bytes:
+        return orjson.dumps(orjson.loads(answer) | {"LastEvaluatedKey": environ["resettle.from"]})
+
+
+def _from(body: bytes) -> dict[str, Any]:
+    """Where a page of a scan begins."""
+    found: dict[str, Any] = orjson.loads(body).get("ExclusiveStartKey", {_EMPTY: {"S": ""}})
+    return found

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
-import logging
-import socket
-import threading
+import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,66 +14,24 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from resettle.errors import ConfigError
+from resettle.sandbox._door import Behind, Door, Environ, Fault, Respond, said, served
+
+__all__ = ["REGION", "Fault", "LocalS3", "start_s3"]
 
 REGION = "us-east-1"
 _NUMBERS = itertools.count(1)
 _EMPTY = "resettle-empty:"
-"""What the token of an injected empty page begins with; the true token follows."""
-
-STATUS = {
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    429: "Too Many Requests",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    503: "Service Unavailable",
-}
-
-Environ = dict[str, Any]
-Respond = Callable[..., Any]
+"""What the token of an injected page begins with; the true token follows."""
+_XML = b'<?xml version="1.0" encoding="UTF-8"?>'
 
 
 @dataclass
-class Fault:
-    """Something that goes wrong with the next ``times`` requests that fit: ``method``, and text in path or query.
-
-    ``kind``: `status` (answers ``status``, ``code`` and Retry-After), `cut` (the connection breaks off in the middle
-    of the answer), `lost` (it is done, but the answer never comes), `empty` (a page without objects, and a token).
-    ``after`` requests that fit go well before that.
-    """
-
-    kind: str
-    method: str = ""
-    text: str = ""
-    times: int = 1
-    status: int = 503
-    code: str = "SlowDown"
-    retry_after: int | None = None
-    after: int = 0
-
-    def takes(self, environ: Environ) -> bool:
-        """Whether this request is to go wrong; it is then counted."""
-        asked = f"{environ['PATH_INFO']}?{environ.get('QUERY_STRING', '')}"
-        if self.times < 1 or self.method not in ("", environ["REQUEST_METHOD"]) or self.text not in asked:
-            return False
-        if self.after:
-            self.after -= 1
-            return False
-        self.times -= 1
-        return True
-
-
-@dataclass
-class LocalS3:
+class LocalS3(Behind):
     """A running end. Keys other than its own are refused; its buckets are not seen from another one."""
 
     endpoint: str
     access_key: str
     secret_key: str = field(default="sandbox-secret", repr=False)
-    faults: list[Fault] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-    """Method and path of every request since the start."""
 
     def settings(self, bucket: str, **more: Any) -> dict[str, Any]:
         """What a connection of type `s3` is told to reach a bucket here."""
@@ -103,11 +58,6 @@ class LocalS3:
             client.put_object(Bucket=bucket, Key=key, Body=body)
         client.close()
 
-    def fail(self, kind: str, **given: Any) -> Fault:
-        """Let something go wrong, see `Fault`."""
-        self.faults.append(Fault(kind, **given))
-        return self.faults[-1]
-
 
 @contextmanager
 def start_s3() -> Iterator[LocalS3]:
@@ -116,56 +66,32 @@ def start_s3() -> Iterator[LocalS3]:
     Bucket names are one namespace for all ends of a process, as those of AWS are for all accounts.
     """
     try:
-        from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
-        from werkzeug.serving import make_server
+        from moto.moto_server.werkzeug_app import create_backend_app
     except ImportError:
         raise ConfigError("the sandbox needs moto", hint='pip install "resettle[sandbox]"') from None
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # one line for every request otherwise
     number = next(_NUMBERS)
     local = LocalS3("", f"SANDBOX{number:09}")
     door = _Door(create_backend_app("s3"), local, f"{number:012}")
-    server = make_server("127.0.0.1", 0, door, threaded=True, request_handler=MotoRequestHandler)
-    local.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
     try:
-        yield local
+        with served(door) as local.endpoint:
+            yield local
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
         door.clear()
 
 
-class _Door:
-    """Stands before moto: checks the access key and the MD5 of what is sent, as moto does not, and lets things fail."""
+class _Door(Door):
+    """Checks the access key and the MD5 of what is sent, as moto does not."""
 
     def __init__(self, inner: Respond, local: LocalS3, account: str) -> None:
-        self._inner, self._local, self._account = inner, local, account
-        self._lock = threading.Lock()
+        super().__init__(inner, local)
+        self._key, self._account = local.access_key, account
 
-    def __call__(self, environ: Environ, start: Respond) -> Iterable[bytes]:
+    def asked(self, environ: Environ, body: bytes) -> str:
         environ["HTTP_X_MOTO_ACCOUNT_ID"] = self._account
-        asked = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}?{environ.get('QUERY_STRING', '')}"
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        environ["wsgi.input"] = io.BytesIO(body)
-        with self._lock:
-            self._local.requests.append(asked)
-            fault = next((one for one in self._local.faults if one.takes(environ)), None)
-        refused = self._refused(environ, body)
-        if refused:
-            return _answer(environ, start, *refused)
-        if fault is None:
-            return self._inner(environ, _after_empty(environ, start))  # type: ignore[no-any-return]
-        if fault.kind == "status":
-            return _answer(environ, start, fault.status, fault.code, fault.retry_after)
-        if fault.kind == "empty":
-            return _empty_page(environ, start)
-        whole = list(self._inner(environ, start))
-        return _cut(environ, whole if fault.kind == "cut" else [])
+        return f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}?{environ.get('QUERY_STRING', '')}"
 
     def _refused(self, environ: Environ, body: bytes) -> tuple[int, str] | None:
-        if f"Credential={self._local.access_key}/" not in environ.get("HTTP_AUTHORIZATION", ""):
+        if f"Credential={self._key}/" not in environ.get("HTTP_AUTHORIZATION", ""):
             return 403, "InvalidAccessKeyId"
         said = environ.get("HTTP_CONTENT_MD5")
         if said and said != b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode():
@@ -173,6 +99,35 @@ class _Door:
         bucket = environ["PATH_INFO"].split("/")[1]
         makes = environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].strip("/") == bucket
         return (404, "NoSuchBucket") if bucket and not makes and bucket not in self._buckets() else None
+
+    def answer(
+        self, environ: Environ, start: Respond, status: int, code: str, retry_after: int | None = None
+    ) -> Iterable[bytes]:
+        body = _XML + f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+        whole = said(start, status, body, "application/xml", retry_after)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else whole
+
+    def empty_page(self, environ: Environ, start: Respond, body: bytes) -> Iterable[bytes]:
+        page = "<ListBucketResult><IsTruncated>true</IsTruncated><KeyCount>0</KeyCount>"
+        page += f"<NextContinuationToken>{_EMPTY}{_token(environ)}</NextContinuationToken></ListBucketResult>"
+        return said(start, 200, _XML + page.encode(), "application/xml")
+
+    def after_empty(self, environ: Environ, body: bytes) -> bytes:
+        asked = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+        if asked.get("continuation-token", [""])[0].startswith(_EMPTY):
+            asked["continuation-token"] = [_token(environ)]
+            if not _token(environ):
+                del asked["continuation-token"]
+            environ["QUERY_STRING"] = urlencode(asked, doseq=True)
+            for name in ("REQUEST_URI", "RAW_URI"):
+                environ[name] = f"{environ[name].partition('?')[0]}?{environ['QUERY_STRING']}"
+        return body
+
+    def page_again(self, environ: Environ, answer: bytes) -> bytes:
+        # after_empty() has put the true token into the query, which leads to this page.
+        more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{_EMPTY}{_token(environ)}"
+        rest = re.sub(rb"<(IsTruncated|NextContinuationToken)>[^<]*</\1>", b"", answer)
+        return rest.replace(b"</ListBucketResult>", f"{more}</NextContinuationToken></ListBucketResult>".encode())
 
     def _buckets(self) -> dict[str, Any]:
         from moto.s3.models import s3_backends
@@ -193,45 +148,7 @@ class _Door:
             del buckets[name]
 
 
-def _answer(
-    environ: Environ, start: Respond, status: int, code: str, retry_after: int | None = None
-) -> Iterable[bytes]:
-    body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode()
-    head = environ["REQUEST_METHOD"] == "HEAD"
-    after = [("Retry-After", str(retry_after))] if retry_after is not None else []
-    start(f"{status} {STATUS.get(status, 'Error')}", [("Content-Length", str(len(body))), *after])
-    return [] if head else [body]
-
-
-def _cut(environ: Environ, whole: list[bytes]) -> Iterator[bytes]:
-    """Half of an answer, then the end of the connection; nothing at all of an empty one."""
-    body = b"".join(whole)
-    if body:
-        yield body[: len(body) // 2]
-    environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-    yield b""
-
-
-def _empty_page(environ: Environ, start: Respond) -> Iterable[bytes]:
-    """A page without objects that is not the last one."""
-    token = parse_qs(environ.get("QUERY_STRING", "")).get("continuation-token", [""])[0].removeprefix(_EMPTY)
-    body = (
-        '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><IsTruncated>true</IsTruncated><KeyCount>0</KeyCount>'
-        f"<NextContinuationToken>{_EMPTY}{token}</NextContinuationToken></ListBucketResult>"
-    ).encode()
-    start("200 OK", [("Content-Length", str(len(body))), ("Content-Type", "application/xml")])
-    return [body]
-
-
-def _after_empty(environ: Environ, start: Respond) -> Respond:
-    """Turns the token of an injected empty page back into the true one."""
-    asked = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
-    token = asked.get("continuation-token", [""])[0]
-    if token.startswith(_EMPTY):
-        asked["continuation-token"] = [token.removeprefix(_EMPTY)]
-        if token == _EMPTY:
-            del asked["continuation-token"]
-        environ["QUERY_STRING"] = urlencode(asked, doseq=True)
-        for name in ("REQUEST_URI", "RAW_URI"):
-            environ[name] = f"{environ[name].partition('?')[0]}?{environ['QUERY_STRING']}"
-    return start
+def _token(environ: Environ) -> str:
+    """The true token that a listing goes on from."""
+    asked = parse_qs(environ.get("QUERY_STRING", ""))
+    return str(asked.get("continuation-token", [""])[0]).removeprefix(_EMPTY)
