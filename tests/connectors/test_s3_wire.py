@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from botocore.httpsession import URLLib3Session
 
 from resettle.calls import Caller
 from resettle.connector import Body
+from resettle.connectors._s3_wire import Wire
 from resettle.connectors.s3 import S3, S3Settings, errors
 from resettle.errors import RejectedError, TransientError
 from resettle.sandbox.s3 import LocalS3, start_s3
@@ -79,7 +81,7 @@ def test_a_request_is_signed_as_botocore_signs_it(end: LocalS3, key: str, token:
     wire = s3._bucket.client
     wire._credentials = Credentials("KEY", "secret/+x", token)
     sent: list[Any] = []
-    wire._session = type("Session", (), {"send": lambda self, request: sent.append(request) or _Answer()})()
+    wire._sent = lambda place, request: sent.append(request) or _Answer()
     given = {"Metadata": {"origin": "a  b"}, "ContentType": "audio/mpeg", "IfNoneMatch": "*", "ContentMD5": "x=="}
     wire.put_object(Bucket="bkt", Key=key, Body=b"content", **given)
     (request,) = sent
@@ -103,13 +105,34 @@ _ADDED = {"authorization", "user-agent", "host", "x-amz-content-sha256", "x-amz-
 
 
 class _Answer:
-    status_code = 200
+    status = 200
 
-    class raw:  # noqa: N801
-        class headers:  # noqa: N801
-            @staticmethod
-            def iteritems() -> Iterator[tuple[str, str]]:
-                return iter([("ETag", '"x"')])
+    class headers:  # noqa: N801
+        @staticmethod
+        def iteritems() -> Iterator[tuple[str, str]]:
+            return iter([("ETag", '"x"')])
+
+    @staticmethod
+    def read() -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_requests_go_out_by_the_connections_of_boto3(
+    end: LocalS3, s3: S3, monkeypatch: pytest.MonkeyPatch, proxied: bool
+) -> None:
+    """Where a proxy is between, boto3 itself sends them."""
+    if proxied:
+        monkeypatch.setattr(Wire, "_pool", lambda self, url: None)
+    passed: list[str] = []
+    send = URLLib3Session.send
+    monkeypatch.setattr(URLLib3Session, "send", lambda self, request: passed.append(request.url) or send(self, request))
+    assert put(s3, "k", MANY).md5 == md5(MANY)
+    assert whole(s3, "k") == MANY
+    with pytest.raises(RejectedError, match="gone"):
+        whole(s3, "absent")
+    assert asked(end, "k") == ["HEAD", "PUT", "HEAD", "GET"]
+    assert any(url.endswith("/k") for url in passed) is proxied
 
 
 def test_a_listed_object_is_copied_in_three_requests(end: LocalS3, s3: S3) -> None:
@@ -249,16 +272,15 @@ def test_what_somebody_makes_after_our_look_stays(end: LocalS3, s3: S3, monkeypa
 
 def test_what_is_damaged_on_its_way_is_hashed_and_sent_again(end: LocalS3, s3: S3) -> None:
     put(s3, "first", b"content")
-    session, damaged = s3._bucket.client._session, []
+    sent, damaged = s3._bucket.client._sent, []
 
-    class Damaging:
-        def send(self, request: Any) -> Any:
-            if request.method == "PUT" and not damaged:
-                damaged.append(request.url)
-                request.body = bytes(len(MANY))
-            return session.send(request)
+    def damages(place: Any, request: Any) -> Any:
+        if request.method == "PUT" and not damaged:
+            damaged.append(request.url)
+            request.body = bytes(len(MANY))
+        return sent(place, request)
 
-    s3._bucket.client._session = Damaging()
+    s3._bucket.client._sent = damages
     assert put(s3, "k", MANY).md5 == md5(MANY)
     assert damaged
     assert whole(s3, "k") == MANY

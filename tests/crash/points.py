@@ -55,15 +55,15 @@ class Point:
         return sorted({1, *more} & {*range(1, count + 1)})
 
 
-def _sent(method: str, *words: str) -> Call:
+def _sent(verb: str, *words: str) -> Call:
     """A request to a bucket whose query has just these of S3's words: however it was made, it is sent here."""
 
-    def is_one(session: Any, request: Any) -> bool:
-        query = parse_qs(urlsplit(request.url).query, keep_blank_values=True)
+    def is_one(pool: Any, method: str, url: str, *_: Any, **__: Any) -> bool:
+        query = parse_qs(urlsplit(url).query, keep_blank_values=True)
         has = {"uploads", "uploadId", "partNumber"} & query.keys()
-        return bool(request.method == method and has == set(words))
+        return bool(method == verb and has == set(words))
 
-    return Call(("botocore.httpsession:URLLib3Session",), "send", is_one)
+    return Call(("botocore.awsrequest:AWSHTTPConnectionPool",), "urlopen", is_one)
 
 
 def _written(chosen: Callable[[str, str], bool]) -> Call:

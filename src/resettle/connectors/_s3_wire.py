@@ -2,7 +2,7 @@
 
 boto3 says where a bucket is and how it is reached: its last listing of it is looked at as it leaves. Until then, and
 wherever that was no plain request of AWS signature 4, all goes through boto3. The transport (connections, TLS,
-proxies, time-outs) is always boto3's own, and so are the exceptions.
+proxies, time-outs) is always boto3's own; exceptions are boto3's or urllib3's.
 """
 
 from __future__ import annotations
@@ -55,16 +55,18 @@ class Request:
     url: str
     headers: dict[str, str]
     body: Any = None
-    stream_output: bool = False
+    stream_output: bool = True
     context: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a bucket is: the URL that keys are added to, and the region that requests are signed for."""
+    """Where a bucket is: the URL that keys are added to, the region that requests are signed for, and boto3's own pool
+    of connections to there, unless a proxy stands between."""
 
     url: str
     region: str
+    pool: Any
 
 
 class Wire:
@@ -104,7 +106,7 @@ class Wire:
             return self._client.get_object(**given)  # type: ignore[no-any-return]
         headers = {name: given[key] for key, name in (("Range", "range"), ("IfMatch", "if-match")) if key in given}
         answer = self._send("GetObject", "GET", given["Key"], headers)
-        return _described(answer) | {"Body": StreamingBody(answer.raw, answer.raw.headers.get("content-length"))}
+        return _described(answer) | {"Body": StreamingBody(answer, answer.headers.get("content-length"))}
 
     def put_object(self, **given: Any) -> Mapping[str, Any]:
         body = given["Body"]
@@ -130,15 +132,32 @@ class Wire:
         assert place is not None
         url = place.url + quote(key, safe="/~")
         payload = EMPTY if body is None else UNSIGNED
-        asked = Request(method, url, self._signed(place, method, url, headers, payload), body, method == "GET")
-        answer = self._session.send(asked)
-        if answer.status_code in _MOVED:
+        answer = self._sent(place, Request(method, url, self._signed(place, method, url, headers, payload), body))
+        if method == "GET" and answer.status < 300:
+            return answer
+        said = answer.read()  # to its end, so that the connection is free
+        if answer.status in _MOVED:
             self._place = None  # boto3 follows
-            _ = answer.content  # read, so that the connection is free
             raise TransientError("the bucket is somewhere else")
-        if answer.status_code >= 300:
-            raise _error(answer, operation)
+        if answer.status >= 300:
+            raise _error(answer, said, operation)
         return answer
+
+    def _sent(self, place: Place, request: Request) -> Any:
+        """urllib3's answer, its body not yet read."""
+        if place.pool is None:
+            return self._session.send(request).raw
+        return place.pool.urlopen(
+            request.method,
+            request.url.removeprefix(f"{place.pool.scheme}://{request.headers['host']}"),
+            request.body,
+            request.headers,
+            retries=False,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=False,
+            enforce_content_length=False,  # whoever reads the body counts
+        )
 
     def _signed(self, place: Place, method: str, url: str, headers: dict[str, str], payload: str) -> dict[str, str]:
         """The headers, with those of AWS signature 4."""
@@ -177,7 +196,16 @@ class Wire:
         if found is None:
             self._place = None
             return
-        self._place = Place(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/", found[1])
+        self._place = Place(
+            f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/", found[1], self._pool(request.url)
+        )
+
+    def _pool(self, url: str) -> Any:
+        """The connections that boto3 itself is about to use, with its TLS and its time-outs."""
+        proxies, manager = (getattr(self._session, name, None) for name in ("_proxy_config", "_manager"))
+        if proxies is None or manager is None or proxies.proxy_url_for(url):
+            return None
+        return manager.connection_from_url(url)
 
 
 def _watched(body: Iterable[bytes], broke: list[Exception]) -> Iterator[bytes]:
@@ -191,7 +219,7 @@ def _watched(body: Iterable[bytes], broke: list[Exception]) -> Iterator[bytes]:
 
 def _described(answer: Any) -> dict[str, Any]:
     """What the headers say, in boto3's words."""
-    headers = {name.lower(): value for name, value in answer.raw.headers.iteritems()}
+    headers = {name.lower(): value for name, value in answer.headers.iteritems()}
     said: dict[str, Any] = {
         "ETag": headers.get("etag"),
         "ContentLength": int(headers.get("content-length") or 0),
@@ -202,13 +230,13 @@ def _described(answer: Any) -> dict[str, Any]:
     return said | {word: headers[name] for name, word in _WORDS.items() if name in headers}
 
 
-def _error(answer: Any, operation: str) -> Exception:
+def _error(answer: Any, said: bytes, operation: str) -> Exception:
     """The ClientError that boto3 would make of an answer: its code from the body, or the status where it has none."""
     from botocore.exceptions import ClientError
 
-    found = _CODE.search(answer.content)
-    code = found[1].decode(errors="replace") if found else str(answer.status_code)
-    headers = {name.lower(): value for name, value in answer.raw.headers.iteritems()}
-    metadata = {"HTTPStatusCode": answer.status_code, "HTTPHeaders": headers}
+    found = _CODE.search(said)
+    code = found[1].decode(errors="replace") if found else str(answer.status)
+    headers = {name.lower(): value for name, value in answer.headers.iteritems()}
+    metadata = {"HTTPStatusCode": answer.status, "HTTPHeaders": headers}
     error: Exception = ClientError({"Error": {"Code": code, "Message": ""}, "ResponseMetadata": metadata}, operation)
     return error
