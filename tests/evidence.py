@@ -13,6 +13,9 @@ import pytest
 
 from tests.crash.points import MIGRATIONS, POINTS, SIDES
 from tests.crash.test_crash_soak import KILLS, MANY
+from tests.faults.migrating import WORLDS
+from tests.faults.test_fault_runs import EXTENDED, SLOW, USUAL
+from tests.faults.test_fault_schedules import SERVICES
 
 PAGE = Path(__file__).parents[1] / "docs" / "guarantees.md"
 PART = re.compile(r"(<!-- evidence -->\n)(.*?)(<!-- /evidence -->)", re.DOTALL)
@@ -33,7 +36,7 @@ class Collected:
 
 
 def table(collected: Collected, page: str) -> str:
-    """A row for each section that names tests, then what the crash tests go through."""
+    """A row for each section that names tests, then what the crash and fault tests go through."""
     rows = ["| promise | tests | cases | more in the extended tests |", "|---|---|---|---|"]
     for title, text in SECTION.findall(page):
         names = set(re.findall(r"`(test_\w+)`", text))
@@ -51,6 +54,10 @@ def table(collected: Collected, page: str) -> str:
             f"Crashes: {len(POINTS)} points, before and after, of {len(MIGRATIONS)} migrations: {passed * len(SIDES)}"
             f" places to die, each at its first passing at least; {KILLS * len(MIGRATIONS)} kills at random moments,"
             f" {MANY * len(MIGRATIONS)} in the extended tests.",
+            "",
+            f"Faults: {sum(days for _, days in SERVICES.values()):,} bad days of {len(SERVICES)} services and"
+            f" {sum(USUAL - (name in SLOW) for name in WORLDS)} of whole runs;"
+            f" {EXTENDED * len(WORLDS)} more of whole runs in the extended tests.",
             "",
         ]
     )
