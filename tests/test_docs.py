@@ -32,7 +32,8 @@ from resettle.calls import Caller
 from resettle.cli import EXIT_CODES, app, main
 from resettle.connections import CONNECTORS
 from resettle.connectors import appsync, google_drive, s3, sqlite
-from resettle.engine import bodies, decision, undo, verdict
+from resettle.engine import bodies, decision
+from resettle.engine.undoing import undo, verdict
 from resettle.ledger import postgres as ledger_tables
 from resettle.mapping import functions, model
 from resettle.mapping.load import load

@@ -8,11 +8,11 @@ import pytest
 
 from resettle.batch import Column, ForeignKey, Kind, Schema
 from resettle.connectors.memory import Memory
-from resettle.engine.alike import folded, likeness, slug, without
-from resettle.engine.draft import Draft, DraftedFlow, Mapped, draft, draft_between
-from resettle.engine.pairing import pair
-from resettle.engine.propose import propose, reference
-from resettle.engine.survey import Seen, Side
+from resettle.engine.drafting.alike import folded, likeness, slug, without
+from resettle.engine.drafting.draft import Draft, DraftedFlow, Mapped, draft, draft_between
+from resettle.engine.drafting.pairing import pair
+from resettle.engine.drafting.propose import propose, reference
+from resettle.engine.drafting.survey import Seen, Side
 from resettle.errors import ConfigError
 
 TEXT, INT, UUID, INSTANT = Kind.TEXT, Kind.INT64, Kind.UUID, Kind.INSTANT

@@ -21,7 +21,7 @@ from psycopg import sql
 from resettle.batch import ARROW, Action, Kind
 from resettle.connector import Digesting
 from resettle.connectors.postgres import Postgres, PostgresSettings
-from resettle.engine import digest as digesting
+from resettle.engine.verifying import digest as digesting
 from tests.engine.conftest import PEOPLE, MakeProject, people, person, project  # noqa: F401
 
 TYPES = """

@@ -11,8 +11,8 @@ import typer
 from resettle.cli.config import Quiet, ask, asks
 from resettle.cli.options import Json, out, print_json
 from resettle.connections import PATHS, looking, settings_of
-from resettle.engine.alike import slug
-from resettle.engine.draft import Draft, draft_between
+from resettle.engine.drafting.alike import slug
+from resettle.engine.drafting.draft import Draft, draft_between
 from resettle.errors import ConfigError
 from resettle.mapping.given import Given, given, kind_of
 from resettle.mapping.load import environments

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from resettle.connector import Target
-from resettle.engine.assertions import probes
 from resettle.engine.flow import Connections, Options, compile_flow, selected
 from resettle.engine.statements import FlowShape, OutputShape
+from resettle.engine.verifying.assertions import probes
 from resettle.errors import MappingError
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.load import Migration

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from resettle.batch import Schema
 from resettle.connector import Target
-from resettle.engine import standing
 from resettle.engine.flow import Connections, Options, selected
 from resettle.engine.images import is_patch
-from resettle.engine.standing import CHANGED, GONE, LEFT, Place
+from resettle.engine.undoing import standing
+from resettle.engine.undoing.standing import CHANGED, GONE, LEFT, Place
 from resettle.errors import RejectedError
 from resettle.ledger.ledger import Ledger
 from resettle.ledger.undo import MadeOf

@@ -20,9 +20,9 @@ from resettle.calls import Caller
 from resettle.connector import Target
 from resettle.engine.commit import alive, transactions
 from resettle.engine.flow import Connections, Options
-from resettle.engine.references import References, Undone
-from resettle.engine.undo import Undoer
-from resettle.engine.verdict import WAITS, Asked, Kept, Verdict, column, unit_text
+from resettle.engine.undoing.references import References, Undone
+from resettle.engine.undoing.undo import Undoer
+from resettle.engine.undoing.verdict import WAITS, Asked, Kept, Verdict, column, unit_text
 from resettle.errors import ConfigError, LockedError, RejectedError
 from resettle.ledger.ledger import Ledger
 from resettle.ledger.records import Run

@@ -21,20 +21,20 @@ import pyarrow.compute as pc
 
 from resettle.batch import Column, Kind
 from resettle.connector import Digesting
-from resettle.engine import landed
 from resettle.engine.alternate import rekeyed
-from resettle.engine.assertions import assertions, orphans, probes
 from resettle.engine.count import show
 from resettle.engine.decision import Foreseen
-from resettle.engine.digest import Digest
 from resettle.engine.feed import Prepared
-from resettle.engine.findings import Finding, FlowChecked, Spot, Verified
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprints
 from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, selected
 from resettle.engine.present import keyed
 from resettle.engine.settle import looking, renumbered
 from resettle.engine.shape import Shaped
 from resettle.engine.statements import OutputShape
+from resettle.engine.verifying import landed
+from resettle.engine.verifying.assertions import assertions, orphans, probes
+from resettle.engine.verifying.digest import Digest
+from resettle.engine.verifying.findings import Finding, FlowChecked, Spot, Verified
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.columns import canonical, literal, quote
 from resettle.mapping.functions import connect, query

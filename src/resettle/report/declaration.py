@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resettle.engine.draft import Draft, DraftedFlow, Mapped
+from resettle.engine.drafting.draft import Draft, DraftedFlow, Mapped
 from resettle.errors import ConfigError
 
 FILE = "migration.yaml"

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resettle.connector import Target
-from resettle.engine import standing
 from resettle.engine.fingerprint import as_duckdb, as_wire, key_sql
 from resettle.engine.images import KNOWN, Image, is_patch
-from resettle.engine.references import Identity, Pointer, References, Undone, deleted, restored
-from resettle.engine.restore import documents, plain_values, values_of
-from resettle.engine.standing import CHANGED, GONE, LEFT, STRANGE, Place
-from resettle.engine.verdict import (
+from resettle.engine.undoing import standing
+from resettle.engine.undoing.references import Identity, Pointer, References, Undone, deleted, restored
+from resettle.engine.undoing.restore import documents, plain_values, values_of
+from resettle.engine.undoing.standing import CHANGED, GONE, LEFT, STRANGE, Place
+from resettle.engine.undoing.verdict import (
     CREATED,
     NOTED,
     OURS,

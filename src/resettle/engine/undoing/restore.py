@@ -11,7 +11,7 @@ import pyarrow as pa
 from resettle.batch import Column
 from resettle.engine.fingerprint import as_wire
 from resettle.engine.images import KNOWN, Image, value_sql
-from resettle.engine.standing import Place, same_json
+from resettle.engine.undoing.standing import Place, same_json
 from resettle.mapping.columns import quote
 from resettle.mapping.functions import query
 from resettle.mapping.pointer import Document, Splice

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from resettle.batch import Column, Kind
-from resettle.engine.survey import Seen
+from resettle.engine.drafting.survey import Seen
 from resettle.mapping.columns import literal, quote
 from resettle.mapping.sql import UNDECIDED, SqlError, parse_expression
 

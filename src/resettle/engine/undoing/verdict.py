@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from resettle.engine.images import KNOWN, Image
-from resettle.engine.standing import LEFT, Place, Seen
+from resettle.engine.undoing.standing import LEFT, Place, Seen
 from resettle.ledger.undo import Forgotten, MadeOf, Written
 
 CREATED, UPDATED, PATCHED, REUSED, NOTED = "created", "updated", "patched", "reused", "noted"

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from resettle.batch import Column, Schema
-from resettle.engine.alike import folded, gist, likeness, without
-from resettle.engine.propose import TEXTS, propose
-from resettle.engine.survey import Seen, Side
+from resettle.engine.drafting.alike import folded, gist, likeness, without
+from resettle.engine.drafting.propose import TEXTS, propose
+from resettle.engine.drafting.survey import Seen, Side
 from resettle.errors import ConfigError
 from resettle.mapping.load import suggest
 

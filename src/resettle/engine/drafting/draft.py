@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from resettle.batch import Column, ForeignKey, Kind, Schema
 from resettle.connector import Source, Target
-from resettle.engine.alike import folded, slug, without
-from resettle.engine.pairing import Match, Pair, Pairs, match_columns, pair
-from resettle.engine.propose import WHOLE, propose, reference, undecided
-from resettle.engine.survey import Seen, Side, sample, survey
+from resettle.engine.drafting.alike import folded, slug, without
+from resettle.engine.drafting.pairing import Match, Pair, Pairs, match_columns, pair
+from resettle.engine.drafting.propose import WHOLE, propose, reference, undecided
+from resettle.engine.drafting.survey import Seen, Side, sample, survey
 from resettle.errors import ConfigError
 from resettle.mapping.sql import UNDECIDED
 

@@ -1,0 +1,1 @@
+"""Drafting: from a look at both sides to a declaration that somebody settles."""

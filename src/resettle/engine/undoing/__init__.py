@@ -1,0 +1,1 @@
+"""Undoing: what a rollback takes back, what it leaves alone, and why."""

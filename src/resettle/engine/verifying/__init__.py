@@ -1,0 +1,1 @@
+"""Verifying: what is there, compared with what should be, without believing what a run said of itself."""
