@@ -29,9 +29,6 @@ from resettle.mapping.columns import literal, quote
 from resettle.mapping.functions import query, run_tried
 from resettle.mapping.sql import Parsed
 
-_PATIENCE = 32
-"""Batches that are looked at until what needs more than a look goes on, few as it may be: it is written while the rest
-is read."""
 REASON = "reason "
 """Before a reason's name, among the counts of what was settled."""
 
@@ -165,7 +162,6 @@ class Feed:
         database = self._thread.database(self._db)
         rest: list[tuple[pa.Table, Hashes]] = []
         decode: Decode | None = None
-        looked = 0
         for batch in batches:
             table, raw = batch.table, self._hash(database, batch.table)
             if self._where is not None:
@@ -180,11 +176,10 @@ class Feed:
             decode = batch.decode
             rest.append((table, raw[left]))
             yield Looked(_NOTHING, sum(settled[status] for status in Status), settled)
-            looked += len(raw)
             count, size = sum(len(hashes) for _, hashes in rest), sum(table.nbytes for table, _ in rest)
-            if count >= self.gather or size >= MOST_BYTES or looked >= _PATIENCE * self.gather:
+            if count >= self.gather or size >= MOST_BYTES:
                 yield self._decoded(database, decode, rest)
-                rest, decode, looked = [], None, 0
+                rest, decode = [], None
         if decode:
             yield self._decoded(database, decode, rest)
 
