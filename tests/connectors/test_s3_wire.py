@@ -233,6 +233,20 @@ def test_an_answer_that_does_not_say_the_md5_is_not_enough(
     assert listed(s3) == ["first"]
 
 
+def test_a_folder_that_the_service_does_not_keep_is_noticed(end: LocalS3, s3: S3) -> None:
+    send = s3._bucket.client.put_object
+
+    def keeps_nothing(**given: Any) -> Any:
+        answer = send(**given)
+        end.client().delete_object(Bucket="bkt", Key=given["Key"])
+        return answer
+
+    s3._bucket.client.put_object = keeps_nothing
+    with pytest.raises(RejectedError, match="changed"):
+        put(s3, "folder/", b"content")
+    assert listed(s3) == []
+
+
 @pytest.mark.parametrize("wrong", [False, True])
 def test_bytes_that_nobody_hashed_are_read_again(
     end: LocalS3, s3: S3, monkeypatch: pytest.MonkeyPatch, wrong: bool

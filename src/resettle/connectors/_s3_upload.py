@@ -195,7 +195,8 @@ class Uploads:
 
     def _verified(self, key: str, sent: Sent, before: Found | None) -> Stored:
         """Know what is there now. What is not what was sent is removed, if it is ours and nothing was there."""
-        if sent.etag == sent.expected == sent.md5:
+        # Some services take what ends in a slash for a folder, say that all went well, and keep nothing of it.
+        if sent.etag == sent.expected == sent.md5 and not key.endswith("/"):
             self._proves = True
             return Stored(sent.size, sent.md5, sent.etag)
         there = self._bucket.look(key)
