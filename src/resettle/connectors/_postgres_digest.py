@@ -62,6 +62,7 @@ def digests(
         bucket=bucket,
         cells=sql.SQL(", ").join(cells),
         relation=relation.name,
+        barrier=sql.SQL("offset 0" if bits else ""),
         group=sql.SQL("group by 1" if bits else ""),
     )
     shape = [Taken("bucket", Kind.INT64), Taken("count", Kind.INT64), Taken("digest", Kind.TEXT)]
@@ -69,13 +70,14 @@ def digests(
     return found.set_column(2, "digest", found["digest"].cast(pa.uint64()))
 
 
-# The inner query stands for itself (offset 0), or the server would compute every hash once for each use.
+# With buckets the inner query stands for itself (offset 0), or the server would compute every hash once for each use;
+# without, it must not, or the server would use one process alone.
 _DIGESTS = """
 select {bucket}, count(*), mod(mod(coalesce(sum(h), 0), 18446744073709551616) + 18446744073709551616,
     18446744073709551616)::text
 from (
     select ('x' || right(md5(pg_catalog.record_send(row({cells}))), 16))::bit(64)::bigint as h
-    from {relation} t offset 0
+    from {relation} t {barrier}
 ) hashes {group}
 """
 
