@@ -558,7 +558,7 @@ def test_the_row_beside_a_file_is_looked_at_too(project: MakeProject, shelves: S
 # -- and it is nobody's accomplice ----------------------------------------------------------------------------------
 
 ENGINE = Path(__file__).parents[2] / "src" / "resettle" / "engine"
-OWN = {"verify", "assertions", "digest", "findings", "landed"}
+OWN = {"verify", *(f"verifying.{path.stem}" for path in (ENGINE / "verifying").glob("[!_]*.py"))}
 """The modules that are verify's own."""
 SHARED = {
     "flow": None,  # which flows there are, opened and compiled
@@ -575,20 +575,22 @@ SHARED = {
 """What they may use of the engine beside: reading and shaping."""
 WRITES = {
     "apply", "bodies", "commit", "compare", "decide", "effects", "links", "outcomes", "patch", "plan", "rehearse",
-    "remember", "restore", "rollback", "undo",
+    "remember", "rollback", "undoing.restore", "undoing.undo",
 }  # fmt: skip
 
 
 def imported(module: str) -> dict[str, set[str]]:
     """Modules of the engine, and the names that a module takes from each."""
     found: dict[str, set[str]] = {}
-    for node in ast.walk(ast.parse((ENGINE / f"{module}.py").read_text("utf-8"))):
+    for node in ast.walk(ast.parse((ENGINE / f"{module.replace('.', '/')}.py").read_text("utf-8"))):
         assert not (isinstance(node, ast.Import) and any(one.name.startswith("resettle") for one in node.names))
-        if isinstance(node, ast.ImportFrom) and node.module == "resettle.engine":
-            found |= {one.name: {"*"} for one in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("resettle.engine."):
-            assert node.module
-            found.setdefault(node.module.split(".")[2], set()).update(one.name for one in node.names)
+        if not isinstance(node, ast.ImportFrom) or not f"{node.module}.".startswith("resettle.engine."):
+            continue
+        place = str(node.module).removeprefix("resettle.engine").removeprefix(".")
+        if place in {"", "drafting", "undoing", "verifying"}:  # folders: what is taken are modules
+            found |= {f"{place}.{one.name}".removeprefix("."): {"*"} for one in node.names}
+        else:
+            found.setdefault(place, set()).update(one.name for one in node.names)
     return found
 
 
