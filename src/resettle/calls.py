@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import tenacity
 
-from resettle.errors import ConnectorError, TransientError
+from resettle.errors import ConfigError, ConnectorError, TransientError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +43,12 @@ def in_the_open(url: str) -> bool:
     """Whether what is sent there could be read on its way: it goes elsewhere without TLS."""
     given = urlsplit(url)
     return given.scheme != "https" and not on_this_machine(given.hostname or "")
+
+
+def demand_tls(url: str, setting: str) -> None:
+    """Raises ConfigError where a secret that is sent there could be read on its way."""
+    if in_the_open(url):
+        raise ConfigError(f"`{setting}` must begin with https://", hint="secrets would be sent in the open")
 
 
 def seconds_of(retry_after: str | None) -> float | None:

@@ -154,7 +154,7 @@ def export(
     """Write held records (keys and reasons; labels on request) to a CSV file."""
     with opened("held-export", migration, env, var, verbose=verbose) as o:
         held = o.connections.ledger().each_unit("held", select, reason)
-        held = iter(labelled(o.migration, o.connections, o.options, list(held))) if show_values else held
+        held = iter(labelled(o.migration, o.connections, o.options, held)) if show_values else held
         lines = _as_csv(_columns(show_values), held)
         if str(file) == "-":
             sys.stdout.writelines(map(visible, lines) if sys.stdout.isatty() else lines)

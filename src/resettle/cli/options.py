@@ -177,7 +177,7 @@ def unsettled(o: Opened, done: Applied) -> Unsettled:
     """What a run leaves for somebody to look at, also written to a file if there is any."""
     found = outcomes.unsettled(o.connections.ledger(), [counts.flow for counts in done.counts], done.run)
     if o.options.show_values:
-        found = iter(outcomes.labelled(o.migration, o.connections, o.options, list(found)))
+        found = iter(outcomes.labelled(o.migration, o.connections, o.options, found))
     folder = private.folder(o.migration.root / ".resettle")
     return write_unsettled(folder / f"failed_{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json", found)
 

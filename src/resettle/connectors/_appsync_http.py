@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import orjson
 import urllib3
 
-from resettle.calls import in_the_open, seconds_of
-from resettle.errors import ConfigError
+from resettle.calls import demand_tls, seconds_of
 
 LIMITS: Mapping[str, tuple[int, str]] = {
     "resolvers": (10_000, "resolvers in one request: an alias is one, so is each of its nested fields"),
@@ -79,8 +78,7 @@ class Http:
     """Sends requests to one API. Any thread may; nothing is tried again here."""
 
     def __init__(self, url: str, auth: Auth, connect: float, read: float) -> None:
-        if in_the_open(url):
-            raise ConfigError("`url` must begin with https://", hint="secrets would be sent in the open")
+        demand_tls(url, "url")
         self._url, self._auth = url, auth
         self._pool = pool_of(connect, read)
 

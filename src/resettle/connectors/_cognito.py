@@ -17,9 +17,9 @@ import orjson
 import urllib3
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from resettle.calls import in_the_open
+from resettle.calls import demand_tls
 from resettle.connectors._cognito_srp import Proof, one_time_code, secret_hash, stamp
-from resettle.errors import AccessError, ConfigError, ConnectorError, TransientError
+from resettle.errors import AccessError, ConnectorError, TransientError
 
 EARLY = 300.0
 """Seconds before its end that a token is renewed, or a fifth of its life if that is less."""
@@ -128,8 +128,7 @@ class Cognito:
         ask: Callable[[str], str | None] = ask_person,
     ) -> None:
         self._url = settings.endpoint or f"https://{settings.provider.partition('/')[0]}/"
-        if in_the_open(self._url):
-            raise ConfigError("`endpoint` must begin with https://", hint="secrets would be sent in the open")
+        demand_tls(self._url, "endpoint")
         self._settings, self._pool, self._clock, self._ask = settings, pool, clock, ask
         self._lock = threading.Lock()
         self._token, self._refresh = "", ""

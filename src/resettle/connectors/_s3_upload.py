@@ -1,11 +1,11 @@
 """Uploads: a body becomes an object in bounded memory, whole and verified or not at all.
 
-Nothing becomes visible before every byte has been counted and hashed. A body whose size and MD5 are known beforehand
-goes on in one request as it comes in, and its end is held back until then; a smaller one is read first; any other is a
-multipart upload that is completed only then. Each request carries its MD5. Where the answer to a whole object has the
-MD5 of its bytes for an ETag, the service has hashed what it now holds; otherwise what lies there is looked at. Once it
-was seen to hash, it alone does so with what goes on, as it comes, to a key that is free; one that does not check the
-request's MD5 may then have wrong bytes there until its answer was read.
+Nothing becomes visible before every byte has been counted and hashed, here or by the service. A body whose size and MD5
+are known beforehand goes on in one request as it comes in, and its end is held back until then; a smaller one is read
+first; any other is a multipart upload that is completed only then. Each request carries its MD5. Where the answer to a
+whole object has the MD5 of its bytes for an ETag, the service has hashed what it now holds; otherwise what lies there
+is looked at. Once it was seen to hash, it alone does so with what goes on, as it comes, to a key that is free; one that
+does not check the request's MD5 may then have wrong bytes there until its answer was read.
 """
 
 from __future__ import annotations

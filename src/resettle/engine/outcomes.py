@@ -51,7 +51,7 @@ def outcomes(
         found = itertools.chain.from_iterable(known)
         if PENDING in statuses and reason is None:
             found = itertools.chain(found, _pending(migration, connections, ledger, options, flow))
-        yield from labelled(migration, connections, options, list(found)) if options.show_values else found
+        yield from labelled(migration, connections, options, found) if options.show_values else found
 
 
 def unsettled(ledger: Ledger, flows: Iterable[str], run: int) -> Iterator[Outcome]:
@@ -63,11 +63,11 @@ def unsettled(ledger: Ledger, flows: Iterable[str], run: int) -> Iterator[Outcom
 
 
 def labelled(
-    migration: Migration, connections: Connections, options: Options, found: Sequence[Outcome]
+    migration: Migration, connections: Connections, options: Options, found: Iterable[Outcome]
 ) -> list[Outcome]:
     """The outcomes with their `label`, read from the source as it is now; null where it has none, or no such record."""
-    wanted: dict[str, set[str]] = {}
-    for one in found:
+    listed, wanted = list(found), dict[str, set[str]]()
+    for one in listed:
         wanted.setdefault(one["flow"], set()).add(_source_unit(one))
     labels: dict[tuple[str, str], str | None] = {}
     for flow, units in wanted.items():
@@ -80,7 +80,7 @@ def labelled(
             labels |= {(flow, unit): label for unit, label in pairs}
     return [
         {"flow": one["flow"], "unit": one["unit"], "label": labels.get((one["flow"], _source_unit(one)))} | one
-        for one in found
+        for one in listed
     ]
 
 

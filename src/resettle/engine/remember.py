@@ -70,12 +70,13 @@ def record_of(
         created.append(_created(connection, output, made, rows))
         changed.append(_changed(made, rows))
         overwritten = made.having(Action.PATCH if output.patch else Action.UPDATE)
-        if overwritten.num_rows:
-            found = _images(connection, output, made, overwritten)
-            images.append(_with_known(connection, found, made, prepared))
-        left = made.rows.filter(pc.and_(pc.equal(made.rows["_action"], str(Action.REUSE)), made.rows["_known"]))
-        if left.num_rows:
-            images.append(_with_known(connection, _left(connection, made, left, prepared), made, prepared))
+        reused = made.having(Action.REUSE)
+        left = reused.filter(reused["_known"])
+        if overwritten.num_rows or left.num_rows:
+            known = prepared.known.rows.filter(pc.equal(prepared.known.rows["output"], made.number))
+            found = [_images(connection, output, made, overwritten)] if overwritten.num_rows else []
+            found += [_left(connection, left, known)] if left.num_rows else []
+            images += [_with_known(connection, one, made, known) for one in found]
     return Record(
         _concat(created, _CREATED),
         _concat(changed, _CHANGED),
@@ -187,13 +188,13 @@ def _images(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: De
         )
         connection.unregister("_p")
         connection.unregister("_u")
-    return found.append_column("output", pa.repeat(pa.scalar(made.number, pa.int16()), found.num_rows))
+    return found
 
 
-def _left(connection: duckdb.DuckDBPyConnection, made: Decided, rows: pa.Table, prepared: Prepared) -> pa.Table:
+def _left(connection: duckdb.DuckDBPyConnection, rows: pa.Table, known: pa.Table) -> pa.Table:
     """Images of no column: of rows that are left to their owners from now on, only what is remembered changes."""
     connection.register("_u", rows.select(["_unit", "_n", "_key", "_fp"]))
-    connection.register("_k", prepared.known.rows.filter(pc.equal(prepared.known.rows["output"], made.number)))
+    connection.register("_k", known)
     found = query(
         connection,
         "SELECT u._unit AS unit, u._n AS n, u._key AS target_key, '{}' AS image FROM _u u JOIN _k k"
@@ -201,14 +202,14 @@ def _left(connection: duckdb.DuckDBPyConnection, made: Decided, rows: pa.Table, 
     )
     connection.unregister("_u")
     connection.unregister("_k")
-    return found.append_column("output", pa.repeat(pa.scalar(made.number, pa.int16()), found.num_rows))
+    return found
 
 
-def _with_known(connection: duckdb.DuckDBPyConnection, images: pa.Table, made: Decided, prepared: Prepared) -> pa.Table:
-    """The images with what the ledger knows of their rows until now."""
-    known = prepared.known.rows
-    known = known.filter(pc.equal(known["output"], made.number))
-    return with_known(connection, images, known).select(_IMAGES.names).cast(_IMAGES)
+def _with_known(connection: duckdb.DuckDBPyConnection, images: pa.Table, made: Decided, known: pa.Table) -> pa.Table:
+    """The images with what the ledger knows of their rows until now, and the output that they are of."""
+    found = with_known(connection, images, known)
+    found = found.append_column("output", pa.repeat(pa.scalar(made.number, pa.int16()), found.num_rows))
+    return found.select(_IMAGES.names).cast(_IMAGES)
 
 
 def _without_still_awaiting(units: pa.Table, known: pa.Table) -> pa.Table:
