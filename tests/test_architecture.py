@@ -99,6 +99,7 @@ PYTHON_ROWS = {
     "engine/rollback.py": "units of a rollback, to look them up",
     "engine/drift.py": "rows that drifted, to list them",
     "engine/count.py": "counts by word; a handful of samples",
+    "engine/verifying/exclusive.py": "keys of rows that belong to no record, as many as are listed",
     "engine/verifying/landed.py": "patches and files, looked at one by one",
     "engine/verify.py": "rows that differ, to name their columns; a handful of spot checks",
     "engine/export.py": "lines to write, as text",

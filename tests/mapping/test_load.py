@@ -92,6 +92,13 @@ def test_a_good_declaration_loads(tmp_path: Path) -> None:
         ("zone: eu", "zone: [eu", "", "not YAML", None),
         ("  old:", "\told:", "4:", "not YAML", None),
         ("    from: old.people\n", "", "17:", "`from` is missing", None),
+        (
+            "flows:",
+            "verify: {exclusive: [new.people, new.pest]}\nflows:",
+            "16:34",
+            "no flow makes rows of `new.pest`",
+            "did you mean `new.pets`?",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place_and_a_suggestion(

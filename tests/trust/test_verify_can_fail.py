@@ -150,8 +150,32 @@ class World:
             for column in columns:
                 self.set(n, column, values[column])
 
+    def insert(self, *keys: str) -> None:
+        """Rows of somebody else."""
+        with self.project.opened() as (_, connections, _):
+            rows = pa.table({"id": pa.array(keys, pa.string())})
+            connections.target("app").write("everything", rows, ["id"], Action.CREATE)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """The table is declared to be ours alone."""
+        with declared_exclusive(self.project, "app.everything"):
+            yield
+
     def found(self) -> set[tuple[str, str | None, str]]:
         return said(self.project.verify())
+
+
+@contextmanager
+def declared_exclusive(p: Project, into: str) -> Iterator[None]:
+    declared = (p.root / "migration.yaml").read_text("utf-8")
+    more = declared.replace("verify: {", f"verify: {{exclusive: [{into}], ")
+    assert more != declared
+    (p.root / "migration.yaml").write_text(more, "utf-8")
+    try:
+        yield
+    finally:
+        (p.root / "migration.yaml").write_text(declared, "utf-8")
 
 
 def said(verified: Verified) -> set[tuple[str, str | None, str]]:
@@ -295,8 +319,8 @@ def test_one_value_exchanged_between_two_rows_is_found_in_both(world: World) -> 
 
 
 def test_a_row_of_somebody_else_is_no_finding_but_for_the_count_that_was_asserted(world: World) -> None:
-    with world.wrong(), world.project.opened() as (_, connections, _):
-        connections.target("app").write("everything", pa.table({"id": ["theirs"]}), ["id"], Action.CREATE)
+    with world.wrong():
+        world.insert("theirs")
         verified = world.project.verify()
         assert said(verified) == {("assertion", None, "all_there: expected 40, got 41")}
         assert verified.flows[0].in_target == {"everything": 41}
@@ -361,6 +385,138 @@ def test_any_pair_of_exchanged_cells_is_found(world: World, pair: set[int], data
         world.swap(one, other, column)
         detail = f"everything: {column}"
         assert world.found() == {("differs", f"u{one}", detail), ("differs", f"u{other}", detail)}
+
+
+# -- rows that belong to no record, where nobody else writes ---------------------------------------------------------
+
+EXTRA = "everything: the row belongs to no record that was applied"
+OTHERS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
+
+
+def extras(verified: Verified) -> set[str | None]:
+    """The keys of what was found; nothing else may be."""
+    assert {one.kind for one in verified.findings} <= {"extra", "assertion"}
+    return {one.key for one in verified.findings if one.kind == "extra"}
+
+
+@EXAMPLES
+@given(keys=st.sets(OTHERS.filter(lambda key: key not in {f"u{n}" for n in range(RECORDS)}), min_size=1, max_size=3))
+def test_any_extra_rows_are_found_where_the_table_is_ours_alone(world: World, keys: set[str]) -> None:
+    with world.wrong(), world.exclusive():
+        assert extras(world.project.verify()) == set()
+        world.insert(*keys)
+        assert extras(world.project.verify()) == keys
+
+
+def test_an_extra_row_is_found_though_the_count_is_right(world: World) -> None:
+    with world.wrong(), world.exclusive():
+        world.delete(7)
+        world.insert("theirs")
+        assert world.found() == {("missing", "u7", "everything: the row is not there"), ("extra", None, EXTRA)}
+
+
+def test_a_row_whose_record_is_gone_is_extra_and_one_whose_record_is_held_now_is_not(world: World) -> None:
+    gone = RECORDS - 1
+    records = [record(n) for n in range(RECORDS)]
+    records[3]["big"] = "much"
+    try:
+        with world.exclusive():
+            world.project.put(everything=records)
+            verified = world.project.verify()
+            assert (verified.flows[0].held, verified.exit_code) == (1, 0)
+            world.project.put(everything=records[:gone])
+            verified = world.project.verify()
+            assert extras(verified) == {f"u{gone}"}
+            assert ("app.everything: rows that belong to no record", False, "1") in verified.checks
+    finally:
+        world.project.put(everything=[record(n) for n in range(RECORDS)])
+
+
+@pytest.mark.parametrize("part", [{"sample": 1}, {"limit": 3}, {"where": "id = 'u1'"}])
+def test_extra_rows_are_not_looked_for_in_a_part_and_that_is_told(worlds: Worlds, part: dict[str, Any]) -> None:
+    world = worlds("sqlite")
+    with world.wrong(), world.exclusive():
+        world.insert("theirs")
+        verified = world.project.verify(**part)
+        assert extras(verified) == set()
+        told = (
+            "app.everything: rows that belong to no record",
+            True,
+            "not looked for: everything not compared as a whole",
+        )
+        assert told in verified.checks
+
+
+SHARED_TABLE = """
+cats: {from: src.cats, unit: id, into: app.pets, columns: {id: id, kind: {value: cat}}}
+dogs: {from: src.dogs, unit: id, into: app.pets, columns: {id: id, kind: {value: dog}}}
+"""
+
+
+def test_a_table_that_two_flows_fill_has_the_rows_of_both(project: MakeProject, database: str) -> None:
+    p = project(
+        SHARED_TABLE,
+        "CREATE TABLE pets (id TEXT PRIMARY KEY, kind TEXT)",
+        target=database,
+        extra="verify: {spot_checks: 0}",
+        cats=[{"id": "c1"}],
+        dogs=[{"id": "d1"}],
+    )
+    p.apply()
+    with declared_exclusive(p, "app.pets"):
+        assert extras(p.verify()) == set()
+        p.sql("INSERT INTO pets VALUES ('x', 'cow')")
+        assert extras(p.verify()) == {"x"}
+        verified = p.verify(select=("cats",))
+        assert extras(verified) == set()
+        assert ("app.pets: rows that belong to no record", True, "not looked for: dogs not compared as a whole") in (
+            verified.checks
+        )
+        p.put(cats=[], dogs=[])
+        assert extras(p.verify()) == {"c1", "d1", "x"}, "of a source without records too"
+
+
+KEYS = {
+    "postgres": {
+        "a": "uuid",
+        "b": "int8",
+        "c": "timestamptz",
+        "d": "numeric",
+        "e": "bytea",
+        "f": "char(4)",
+        "g": "date",
+    },
+    "sqlite": {"a": "TEXT", "b": "INTEGER", "c": "TEXT", "g": "TEXT"},
+}
+
+
+def test_keys_of_every_kind_are_read_as_they_were_written(project: MakeProject, database: str) -> None:
+    names = KEYS[database]
+    given = {
+        "a": "'0b0e7f6a-0000-4000-8000-' || lpad(id, 12, '0')",
+        "b": "id::bigint + 9007199254740993",
+        "c": "instant('2026-01-02T03:04:05.000006Z')",
+        "d": "'1.50'",
+        "e": "encode('a/%' || id)",
+        "f": "'ab'",
+        "g": "'2026-01-02'",
+    }
+    mapped = "\n".join(f'    {name}: "{given[name]}"' for name in names)
+    columns = ", ".join(f"{name} {kind}" for name, kind in names.items())
+    p = project(
+        f"rows:\n  from: src.rows\n  unit: id\n  into: app.rows\n  columns:\n{mapped}",
+        f"CREATE TABLE rows (n TEXT, {columns}, PRIMARY KEY ({', '.join(names)}))",
+        target=database,
+        extra="verify: {spot_checks: 0}",
+        rows=[{"id": str(n)} for n in range(3)],
+    )
+    assert p.apply().counts[0].units["done"] == 3
+    theirs = ", ".join("7" if name == "b" else name for name in names)
+    p.sql(f"INSERT INTO rows (n, {', '.join(names)}) SELECT 'theirs', {theirs} FROM rows LIMIT 1")
+    with declared_exclusive(p, "app.rows"):
+        found = extras(p.verify())
+    assert len(found) == 1
+    assert "/7/" in str(found)
 
 
 # -- what points nowhere, who may see what ------------------------------------------------------------------------
@@ -453,6 +609,7 @@ files:
     row: {into: app.files, columns: {id: id, key: object.key}}
 """
 LOOKUPS = """
+verify: {spot_checks: 20}
 lookups:
   sizes: {from: old.objects, key: key, value: size}
   sums: {from: old.objects, key: key, value: md5}
@@ -549,6 +706,14 @@ def test_two_files_that_changed_places_are_both_found(project: MakeProject, shel
     assert said(p.verify()) == {("differs", "a", DIFFERS), ("differs", "b", DIFFERS)}
 
 
+def test_a_file_of_somebody_else_is_found_where_the_place_is_ours_alone(project: MakeProject, shelves: Shelves) -> None:
+    p = copied(project, shelves)
+    with declared_exclusive(p, "store.objects"):
+        assert said(p.verify()) == set()
+        shelves.put("new/../x", b"XXX")
+        assert {(one.kind, one.key) for one in p.verify().findings} == {("extra", "new/../x")}
+
+
 def test_the_row_beside_a_file_is_looked_at_too(project: MakeProject, shelves: Shelves) -> None:
     p = copied(project, shelves)
     p.sql("UPDATE files SET key = 'new/b' WHERE id = 'a'")
@@ -569,6 +734,7 @@ SHARED = {
     "alternate": {"rekeyed"},  # under which key an earlier run made a row
     "fingerprint": None,
     "present": {"keyed"},
+    "uniques": None,  # a set of hashes
     "decision": {"Foreseen"},  # empty: what a plan would make
     "count": {"show"},
 }

@@ -9,7 +9,7 @@ assertions and row-level-security probes.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
@@ -34,6 +34,7 @@ from resettle.engine.statements import OutputShape
 from resettle.engine.verifying import landed
 from resettle.engine.verifying.assertions import assertions, orphans, probes
 from resettle.engine.verifying.digest import Digest
+from resettle.engine.verifying.exclusive import Exclusive, declared
 from resettle.engine.verifying.findings import Finding, FlowChecked, Spot, Verified
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.columns import canonical, literal, quote
@@ -42,6 +43,7 @@ from resettle.mapping.load import Migration
 
 __all__ = ["Finding", "FlowChecked", "Spot", "Verified", "verify"]
 
+_NONE = pa.chunked_array([], pa.string())
 _FILE = {"missing": "no such file", "differs": "another size or checksum"}
 
 
@@ -70,15 +72,19 @@ def verify(
         stop=options.stop,
     )
     spots = migration.file.verify.spot_checks
-    for name in selected(migration, options):
+    flows, whole = selected(migration, options), options.where is None and options.limit is None
+    exclusive = declared(migration, connections, flows if whole and sample is None else (), verified)
+    for name in flows:
         run = open_flow(migration, name, connections, ledger, foreseen, now, everything)
-        checker = _FlowChecker(run, ledger, verified, sample=sample, spots=spots, seed=seed)
-        suspects = checker.run_all(whole=options.where is None and options.limit is None)
+        checker = _FlowChecker(run, ledger, verified, exclusive, sample=sample, spots=spots, seed=seed)
+        suspects = checker.run_all(whole=whole)
         if suspects is None or len(suspects):
             some = everything if suspects is None else replace(everything, only={name: suspects.to_pylist()})
             checker.run_suspects(open_flow(migration, name, connections, ledger, foreseen, now, some))
+    for dataset in exclusive.values():
+        dataset.check(verified)
     for said in (
-        orphans(migration, connections, selected(migration, options)),
+        orphans(migration, connections, flows),
         assertions(migration, connections, show_values=options.show_values),
         probes(migration, connections, show_values=options.show_values),
     ):
@@ -93,9 +99,17 @@ class _FlowChecker:
     """Compares one flow, batch by batch."""
 
     def __init__(
-        self, run: FlowRun, ledger: Ledger, verified: Verified, *, sample: int | None, spots: int, seed: int
+        self,
+        run: FlowRun,
+        ledger: Ledger,
+        verified: Verified,
+        exclusive: Mapping[str, Exclusive],
+        *,
+        sample: int | None,
+        spots: int,
+        seed: int,
     ) -> None:
-        self._run, self._ledger, self._verified = run, ledger, verified
+        self._run, self._ledger, self._verified, self._exclusive = run, ledger, verified, exclusive
         self._checked = FlowChecked(run.name)
         self._db = connect()
         self._spots, self._rng = spots, random.Random(seed)
@@ -118,6 +132,8 @@ class _FlowChecker:
                 for output in filter(self._digestible, self._run.shape.outputs):
                     digest = Digest(self._db, self._run.targets[output.connection], output)
                     self._digests[output.name] = stack.enter_context(digest)
+            for output in self._run.shape.outputs:
+                self._exclude(output, _NONE, _NONE)
             for prepared in self._batches():
                 self._batch(prepared)
             suspects = self._suspects()
@@ -167,6 +183,9 @@ class _FlowChecker:
             wanted = pc.and_(wanted, self._chosen(shaped.units))
         for output, rows, known in self._outputs(prepared, shaped, wanted):
             self._rows(output, rows, known)
+            if self._exclusive:
+                held = shaped.units["_unit"].filter(self._standing(prepared, shaped)[0]).combine_chunks()
+                self._exclude(output, rows["_key"], known.filter(pc.is_in(known["unit"], held))["target_key"])
 
     def _outputs(
         self, prepared: Prepared, shaped: Shaped, chosen: pa.Array
@@ -208,6 +227,11 @@ class _FlowChecker:
             for unit in missing["_unit"].slice(0, 3).to_pylist():
                 self._verified.add(Finding(self._run.name, "not_applied", "the record was never applied", unit))
             self._verified.counts["not_applied"] += missing.num_rows - min(3, missing.num_rows)
+
+    def _exclude(self, output: OutputShape, wanted: pa.ChunkedArray, old: pa.ChunkedArray) -> None:
+        """Tell who looks for rows of others which keys are no others': of wanted rows, of old ones of held records."""
+        if (exclusive := self._exclusive.get(output.place)) and not output.patch:
+            exclusive.add(output.key, wanted, old)
 
     def _chosen(self, units: pa.Table) -> pa.Array:
         self._db.register("_u", units.select(["_unit"]))

@@ -333,6 +333,11 @@ def _check_names(migration: Migration) -> None:
             _check_dataset(migration, lookup.from_, "lookups", name, "from")
         elif lookup.file and not (migration.root / lookup.file).is_file():
             raise MappingError(migration.place("lookups", name, "file"), f"no such file: {lookup.file}")
+    made = {output.into for flow in file.flows.values() for output in flow.all_outputs.values() if not output.patch}
+    for number, into in enumerate(file.verify.exclusive):
+        if into not in made:
+            place = migration.place("verify", "exclusive", number)
+            raise MappingError(place, f"no flow makes rows of `{into}`", hint=suggest(into, made))
 
 
 def _check_dataset(migration: Migration, text: str, *at: str | int) -> None:

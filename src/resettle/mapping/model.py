@@ -226,6 +226,10 @@ class Verify(Part):
     """Checks beyond the built-in ones."""
 
     spot_checks: int = Field(20, ge=0, description="Records shown field by field.")
+    exclusive: list[str] = Field(
+        default_factory=list,
+        description="connection.dataset that nobody else writes to: a row of no record is a finding there.",
+    )
     assertions: dict[Name, Assertion] = Field(default_factory=dict)
     probes: dict[Name, Probe] = Field(default_factory=dict)
 
@@ -258,3 +262,8 @@ class MigrationFile(Part):
     flows: dict[Name, Flow] = Field(min_length=1)
     after: list[str] = Field(default_factory=list)
     verify: Verify = Field(default_factory=lambda: Verify.model_validate({}))
+
+    def makers(self, into: str) -> set[str]:
+        """The flows that make rows in a dataset (connection.dataset)."""
+        flows = self.flows.items()
+        return {name for name, flow in flows for one in flow.all_outputs.values() if one.into == into and not one.patch}

@@ -13,7 +13,7 @@ KEPT = 100
 
 @dataclass(frozen=True)
 class Finding:
-    """One difference: kind is missing, differs, not_applied, orphan, assertion or probe."""
+    """One difference: kind is missing, differs, extra, not_applied, orphan, assertion or probe."""
 
     flow: str
     kind: str
