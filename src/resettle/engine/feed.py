@@ -206,7 +206,7 @@ class Feed:
         known = self._known(rows)
         rows = self._hold_twins(rows, known)
         rows = self._date(rows, known)
-        started = shaping.start(self._db, self._shape, rows)
+        started = shaping.start(self._db, self._shape, rows, self._resolver)
         made = (started, self.finish) if self._shape.late else self.finish(started, known, shaping.settled)
         return Prepared(rows["_unit"].combine_chunks(), known, looked.read, made, settled)
 

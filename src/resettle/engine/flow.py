@@ -53,10 +53,11 @@ class Connections(Protocol):
 
 
 def fresh_uuids(count: int) -> pa.Array:
-    """Random version 4 uuids."""
+    """Random version 4 uuids, in ascending order: so a batch goes through an index of them once, not here and there."""
     values = np.frombuffer(secrets.token_bytes(16 * count), np.uint8).reshape(count, 16).copy()
     values[:, 6] = values[:, 6] & 0x0F | 0x40
     values[:, 8] = values[:, 8] & 0x3F | 0x80
+    values = values[np.argsort(values[:, :8].copy().view(">u8").reshape(-1), kind="stable")]
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), count, [None, pa.py_buffer(values.tobytes())])
 
 

@@ -162,13 +162,13 @@ def _text(value: str | None) -> str:
 def _look(document: Document | None, pointer: str, value: str, expect: str | None) -> Found:
     if document is None:
         return _CHANGED
-    was = document.at(pointer)
+    place = document.find(pointer)
+    holder, was = (document.text_of(span) for span in place)
     if was is not None and _is(was, value):
         return Found("unchanged", was)
-    holder = document.parent(pointer)
     if holder is None or (expect is not None and not _is(holder, expect)):
         return _CHANGED
-    splice = document.splice(pointer, value)
+    splice = document.splice(pointer, value, place)
     return Found("patch", was, splice) if splice is not None else _CHANGED
 
 

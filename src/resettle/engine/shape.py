@@ -55,17 +55,20 @@ class Started:
     source:   the rows that outputs are made of: _unit, _n, the source's columns or those of `rows:`
     rows:     as in `Shaped`
     problems: unit, reason, detail
+    outputs:  by output its rows before they are settled, where they depend on no earlier output
     """
 
     units: pa.Table
     source: pa.Table
     rows: pa.Table
     problems: tuple[pa.Table, ...]
+    outputs: tuple[pa.Table | None, ...]
 
     def of(self, units: pa.Array) -> Started:
         """What is of these units."""
         problems = tuple(_of(one, units, "unit") for one in self.problems)
-        return Started(_of(self.units, units), _of(self.source, units), _of(self.rows, units), problems)
+        outputs = tuple(None if rows is None else _of(rows, units) for rows in self.outputs)
+        return Started(_of(self.units, units), _of(self.source, units), _of(self.rows, units), problems, outputs)
 
 
 def _of(table: pa.Table, units: pa.Array, name: str = "_unit") -> pa.Table:
@@ -107,11 +110,11 @@ def unit_keys(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.
     return _tried(connection, "source", rows, plain, tried)["u"].combine_chunks()
 
 
-def start(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table) -> Started:
-    """Apply the rules and the `rows:` query.
+def start(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table, resolver: Resolver) -> Started:
+    """Apply the rules and the `rows:` query, and shape the outputs that need nothing else.
 
     ``rows`` holds the needed columns, _unit (not null), _raw, migration_time, and `_trouble` ("reason|detail")
-    if some rows could not be read.
+    if some rows could not be read. Of ``resolver`` what it remembers is not asked for.
     """
     units = _rules(connection, shape, rows)
     going = pc.is_null(units["status"])
@@ -124,21 +127,25 @@ def start(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Tabl
         problems += problem
     elif "_n" not in source.column_names:
         source = source.append_column("_n", pa.repeat(pa.scalar(0, pa.int64()), source.num_rows))
-    return Started(units, source, exploded, tuple(problems))
+    outputs: list[pa.Table | None] = []
+    for number, output in enumerate(shape.outputs):
+        shaped, bad = _output(connection, shape, number, source, (), resolver) if output.ahead else (None, [])
+        outputs.append(shaped)
+        problems += bad
+    return Started(units, source, exploded, tuple(problems), tuple(outputs))
 
 
 def finish(connection: duckdb.DuckDBPyConnection, shape: FlowShape, started: Started, resolver: Resolver) -> Shaped:
-    """Shape the outputs, one after the other."""
+    """Shape the other outputs, one after the other, and settle them."""
     units, outputs, problems = started.units, list[pa.Table](), list(started.problems)
-    for number, output in enumerate(shape.outputs):
-        declared = list(shape.flow.all_outputs.values())[number]
-        own = started.source
-        if declared.rows:
-            own, problem = _explode(connection, output.rows_sql, own)
-            problems += problem
-        shaped, bad = _output(connection, output, number, own, shape.outputs[:number], outputs, resolver)
-        problems += bad
-        outputs.append(as_wire(shaped, output.written))
+    for number, (output, shaped) in enumerate(zip(shape.outputs, started.outputs, strict=True)):
+        if shaped is None:
+            shaped, bad = _output(connection, shape, number, started.source, outputs, resolver)
+            problems += bad
+        if output.settles:
+            shaped, refused = resolver.settle(number, output, shaped)
+            problems += [refused] if refused is not None else []
+        outputs.append(shaped)
     if problems:
         units, outputs = hold(units, outputs, pa.concat_tables(problems))
     if any(output.rows_sql or output.statements.when for output in shape.outputs) or shape.rows_sql:
@@ -260,17 +267,21 @@ def _ordinals(units: pa.ChunkedArray) -> pa.Array:
 
 def _output(
     connection: duckdb.DuckDBPyConnection,
-    output: OutputShape,
+    shape: FlowShape,
     number: int,
     source: pa.Table,
-    earlier: Sequence[OutputShape],
     done: Sequence[pa.Table],
     resolver: Resolver,
 ) -> tuple[pa.Table, list[pa.Table]]:
-    """The rows of one output, and the problems (unit, reason, detail) of those that it cannot have."""
+    """The rows of one output before they are settled, and the problems (unit, reason, detail) of some of them.
+
+    ``done``: the rows of the outputs before it, where it names one.
+    """
+    output, problems = shape.outputs[number], list[pa.Table]()
+    if output.rows_sql:
+        source, problems = _explode(connection, output.rows_sql, source)
     names = ["base"]
-    base = _beside(connection, source, output, earlier, done)
-    problems: list[pa.Table] = []
+    base = _beside(connection, source, output, shape.outputs, done)
     if output.statements.when:
         kept = _tried(connection, "base", base, output.statements.when, output.statements.when_tried or "")
         if pc.any(kept["_bad"]).as_py():
@@ -298,11 +309,8 @@ def _output(
     finally:
         for name in names:
             connection.unregister(name)
-    shaped = shaped.drop_columns(["_problem"])
-    if output.settles:
-        shaped, refused = resolver.settle(number, output, as_wire(shaped.filter(fine), output.written))
-        problems += [refused] if refused is not None else []
-    return shaped, problems
+    shaped = as_wire(shaped.drop_columns(["_problem"]), output.written)
+    return shaped.filter(fine) if output.settles else shaped, problems
 
 
 def _with_uuids(connection: duckdb.DuckDBPyConnection, output: OutputShape) -> pa.Table | None:
@@ -330,7 +338,7 @@ def _beside(
 
     Where one of the two has rows of its own, so that ordinals mean little, the first row stands in for none.
     """
-    named = [(other, table) for other, table in zip(earlier, done, strict=True) if other.name in output.beside]
+    named = [(other, table) for other, table in zip(earlier, done, strict=False) if other.name in output.beside]
     if not named:
         return source
     joins, columns, names = [], [], ["_s"]

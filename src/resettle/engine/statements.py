@@ -74,6 +74,11 @@ class OutputShape:
         """Whether rows are found by one key and go by another, which those that are reused have already."""
         return bool(self.match) and self.match != self.key
 
+    @property
+    def ahead(self) -> bool:
+        """Whether its rows are known before they are settled: they need no earlier output and nothing remembered."""
+        return self.settles and not self.beside and not self.refs
+
 
 @dataclass(frozen=True)
 class Statements:

@@ -33,45 +33,49 @@ class Document:
         self.text = text
         self._whole = (_skip(text, 0), len(text.rstrip(" \t\r\n")))
         self._ascii = text.isascii()
+        self._escaped = "\\u" in text
         self._children: dict[int, Mapping[str, Span]] = {}
 
     def at(self, pointer: str) -> str | None:
         """The text of the value at a pointer; None where there is none."""
-        return self._of(self._find(steps(pointer)))
+        return self.text_of(self.find(pointer)[1])
 
-    def parent(self, pointer: str) -> str | None:
-        """The text of what holds the value at a pointer, whether that value is there or not."""
-        return self._of(self._find(steps(pointer)[:-1]))
+    def find(self, pointer: str) -> tuple[Span | None, Span | None]:
+        """Where the value's holder stands, and the value itself; None where there is none. Nothing holds the whole."""
+        path = steps(pointer)
+        if not path:
+            return None, self._whole
+        holder: Span | None = self._whole
+        for step in path[:-1]:
+            holder = self._child(holder, step)
+        return holder, self._child(holder, path[-1])
 
-    def splice(self, pointer: str, value: str) -> Splice | None:
+    def text_of(self, span: Span | None) -> str | None:
+        return self.text[span[0] : span[1]] if span else None
+
+    def splice(self, pointer: str, value: str, found: tuple[Span | None, Span | None] | None = None) -> Splice | None:
         """What puts ``value`` (JSON text) at the pointer, behind the other members where it is new.
 
-        None where there is no object or list element that could hold it.
+        None where there is no object or list element that could hold it. ``found``: what `find` said.
         """
-        path = steps(pointer)
-        span = self._find(path)
+        holder, span = found or self.find(pointer)
         if span:
             return (*span, value)
-        holder = self._find(path[:-1])
-        if not path or holder is None or self.text[holder[0]] != "{":
+        if holder is None or self.text[holder[0]] != "{":
             return None
-        start, end = holder
-        place = start + len(self.text[start : end - 1].rstrip(" \t\r\n"))
-        wide = self.text.find('": ', start, end) >= 0
-        colon, comma = (": ", ", ") if wide else (":", ",")
-        name = json.dumps(path[-1], ensure_ascii=False)
-        return place, place, f"{comma if place > start + 1 else ''}{name}{colon}{value}"
+        text, (start, end) = self.text, holder
+        place = end - 1
+        while text[place - 1] in _BLANK:
+            place -= 1
+        colon, comma = (": ", ", ") if text.find('": ', start, end) >= 0 else (":", ",")
+        return place, place, f"{comma if place > start + 1 else ''}{_quoted(steps(pointer)[-1])}{colon}{value}"
 
     def without(self, pointer: str) -> Splice | None:
         """What takes the member at the pointer away: the reverse of a `splice` that was new. None if it has none."""
-        path = steps(pointer)
-        holder = self._find(path[:-1])
-        if not path or holder is None or self.text[holder[0]] != "{":
+        holder, span = self.find(pointer)
+        if holder is None or span is None or self.text[holder[0]] != "{":
             return None
-        members = self._members(holder[0])
-        if path[-1] not in members:
-            return None
-        start, end = members[path[-1]]
+        members, (start, end) = self._members(holder[0]), span
         before = max((stop for begin, stop in members.values() if begin < start), default=None)
         if before is not None:
             return before, end, ""
@@ -82,25 +86,19 @@ class Document:
         """The text with all these done."""
         return spliced(self.text, splices)
 
-    def _of(self, span: Span | None) -> str | None:
-        return self.text[slice(*span)] if span else None
-
-    def _find(self, path: tuple[str, ...]) -> Span | None:
-        span: Span | None = self._whole
-        for step in path:
-            if span is None:
-                return None
-            opening = self.text[span[0]]
-            if opening == "{":
-                span = None if self._lacks(step, *span) else self._members(span[0]).get(step)
-            else:
-                span = self._items(*span).get(step) if opening == "[" else None
-        return span
+    def _child(self, span: Span | None, step: str) -> Span | None:
+        """Where the member or element of that name or number stands, of what stands there."""
+        if span is None:
+            return None
+        opening = self.text[span[0]]
+        if opening == "{":
+            return None if self._lacks(step, *span) else self._members(span[0]).get(step)
+        return self._items(*span).get(step) if opening == "[" else None
 
     def _lacks(self, name: str, start: int, end: int) -> bool:
         """Whether an object has no such member, seen without taking it apart: a plain name stands as it is in it."""
-        plain = name.isascii() and name.isalnum()
-        return plain and self.text.find(f'"{name}"', start, end) < 0 and self.text.find("\\u", start, end) < 0
+        plain = name.isalnum() and name.isascii() and not self._escaped
+        return plain and self.text.find(f'"{name}"', start, end) < 0
 
     def _members(self, start: int) -> Mapping[str, Span]:
         """Start and end of value of each member of the object that starts there, by name.
@@ -172,6 +170,11 @@ def steps(pointer: str) -> tuple[str, ...]:
         raise ValueError("a JSON pointer is empty or starts with /")
     parts = pointer.split("/")[1:]
     return tuple(part.replace("~1", "/").replace("~0", "~") if "~" in part else part for part in parts)
+
+
+@lru_cache(4096)
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
 
 
 def _skip(document: str, place: int) -> int:
