@@ -116,7 +116,11 @@ class World:
 
     def puts(self) -> int:
         """Files that were written to R2 so far."""
-        return sum(asked.startswith(f"PUT /{self.stack.target}/") for asked in self.stack.r2.requests)
+        asked, refused = (
+            sum(one.startswith(f"PUT /{self.stack.target}/") for one in requests)
+            for requests in (self.stack.r2.requests, self.stack.r2.refused)
+        )
+        return asked - refused
 
     def change(self, model: str, id_: str, **values: Any) -> None:
         """What somebody changes in OMT."""

@@ -50,10 +50,16 @@ class Bucket:
         self._reached = False
         self._plain: bool | None = None
 
-    def ask(self, verb: str, /, **given: Any) -> Any:
-        """One operation of S3 in this bucket."""
+    def ask(self, verb: str, /, *, tries: list[str] | None = None, **given: Any) -> Any:
+        """One operation of S3 in this bucket; ``tries`` gets its name each time that it is tried."""
+
+        def once(**given: Any) -> Any:
+            if tries is not None:
+                tries.append(verb)
+            return getattr(self.client, verb)(**given)
+
         try:
-            return self._call(getattr(self.client, verb), Bucket=self.name, **given)
+            return self._call(once, Bucket=self.name, **given)
         except self.client.exceptions.ClientError as error:
             if code(error) in {"NoSuchBucket", "PermanentRedirect", "InvalidBucketName"}:
                 raise self._unreachable(code(error)) from None
@@ -88,7 +94,7 @@ class Bucket:
 
     def pages(self, size: int = 1000, **given: Any) -> Iterator[Mapping[str, Any]]:
         """Every page of a listing, empty ones too, until the service says that it was the last."""
-        more: dict[str, str] = {}
+        more: dict[str, Any] = {}
         while True:
             page = self.ask("list_objects_v2", MaxKeys=max(1, min(1000, size)), **given, **more)
             self._reached = True
@@ -124,7 +130,7 @@ class Bucket:
 
     def get(self, key: str, start: int, etag: str | None) -> Mapping[str, Any]:
         """The answer with an object's bytes from ``start`` on; `stream` reads it."""
-        given = {"Range": f"bytes={start}-"} if start else {}
+        given: dict[str, Any] = {"Range": f"bytes={start}-"} if start else {}
         given |= {"IfMatch": f'"{etag}"'} if etag else {}
         try:
             answer: Mapping[str, Any] = self.ask("get_object", Key=key, **given)

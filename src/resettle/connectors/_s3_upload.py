@@ -4,7 +4,8 @@ Nothing becomes visible before every byte has been counted and hashed, here or b
 are known beforehand goes on in one request as it comes in, and its end is held back until then; a smaller one is read
 first; any other is a multipart upload that is completed only then. Each request carries its MD5. Where the answer to a
 whole object has the MD5 of its bytes for an ETag, the service has hashed what it now holds; otherwise what lies there
-is looked at. Once it was seen to hash, it alone does so with what goes on, as it comes, to a key that is free; one that
+is looked at. That a key is free is asked before, until the service was seen to refuse one that is taken: then it does
+so itself. Once it was seen to hash, it alone does so with what goes on, as it comes, to a key that is free; one that
 does not check the request's MD5 may then have wrong bytes there until its answer was read.
 """
 
@@ -29,6 +30,8 @@ from resettle.errors import ConnectorError, RejectedError, TransientError
 
 _LOG = logging.getLogger("resettle")
 MIB = 1 << 20
+LITTLE = 8 * MIB
+TAKEN = {"PreconditionFailed", "412"}
 PARTS = 10_000
 """The most parts that an upload may have."""
 
@@ -66,6 +69,8 @@ class Uploads:
         self._going: set[str] = set()
         self._proves = False
         """Whether answers to a whole object have the MD5 of its bytes for an ETag, as one had."""
+        self._refuses: bool | None = None
+        """Whether the service refuses a key that is taken, as it was seen to do; None: not tried yet."""
         self._lock = threading.Lock()
 
     def put(self, key: str, body: Body, given: Mapping[str, Any], *, replace: bool) -> Stored:
@@ -76,10 +81,11 @@ class Uploads:
             raise error.of(self._bucket.connection) from None
 
     def _put(self, key: str, body: Body, given: Mapping[str, Any], *, replace: bool) -> Stored:
-        before = self._bucket.look(key)
+        before = self._bucket.look(key) if replace or not self._refuses else None
         if before and not replace:
             raise self._exists()
-        if body.md5 and body.size and body.size <= MOST and self._bucket.client.streams:
+        streams = bool(body.md5 and body.size and body.size <= MOST and self._bucket.client.streams)
+        if streams and (replace or self._refuses is not None or (body.size or 0) > LITTLE):
             return self._verified(key, self._through(key, body, given, replace=replace), before)
         size = part_size(self._part, body.size)
         with closing(Incoming(body, self._call)) as incoming:
@@ -91,7 +97,25 @@ class Uploads:
                 sent = self._in_parts(key, body, blocks, incoming, given, replace=replace)
             else:
                 sent = self._at_once(key, first, incoming, given, replace=replace)
+                if not replace:
+                    self._learn(key, first, given)
         return self._verified(key, sent, before)
+
+    def _learn(self, key: str, block: bytes, given: Mapping[str, Any]) -> None:
+        """See once whether the service refuses a key that is taken. If not, the object gets the same bytes again."""
+        with self._lock:
+            if self._refuses is not None or not self._bucket.conditional:
+                return
+            self._refuses = False
+        md5 = hashlib.md5(block, usedforsecurity=False).hexdigest()
+        given = {**given, "Metadata": {**given["Metadata"], MD5: md5}, "ContentMD5": _base64(md5)}
+        try:
+            self._bucket.ask("put_object", Key=key, Body=block, IfNoneMatch="*", **given)
+        except self._bucket.client.exceptions.ClientError as error:
+            self._refuses = code(error) in TAKEN
+        except ConnectorError as error:  # not seen: keys are asked for as before
+            facts = {"connection": self._bucket.connection, "error": type(error).__name__}
+            _LOG.info("whether keys that are taken are refused was not to be seen", extra={"facts": facts})
 
     def _through(self, key: str, body: Body, given: Mapping[str, Any], *, replace: bool) -> Sent:
         md5, size = str(body.md5).lower(), body.size or 0
@@ -174,19 +198,20 @@ class Uploads:
         An answer may have been lost and the call been made again: what is there then is what was to be made.
         """
         condition = {} if replace or not self._bucket.conditional else {"IfNoneMatch": "*"}
+        tries: list[str] = []
         if not replace and (verb != "put_object" or not condition) and self._bucket.look(key):
             raise self._exists()
         try:
-            answer: Mapping[str, Any] = self._bucket.ask(verb, Key=key, **given, **condition)
+            answer: Mapping[str, Any] = self._bucket.ask(verb, tries=tries, Key=key, **given, **condition)
             return answer
         except self._bucket.client.exceptions.ClientError as error:
             said = code(error)
             if condition and said == "NotImplemented":
                 self._bucket.conditional = False
                 return self._made(verb, key, sent, replace, **given)
-            if said not in {"PreconditionFailed", "412", "NoSuchUpload"}:
+            if said not in {*TAKEN, "NoSuchUpload"}:
                 raise
-            there = self._bucket.look(key)
+            there = self._bucket.look(key) if len(tries) > 1 else None
             if there and there.size == sent.size and (there.etag == sent.expected or there.md5 == sent.md5):
                 return {"ETag": there.etag}
             if said == "NoSuchUpload":
@@ -238,7 +263,7 @@ class Uploads:
         return count
 
     def _unfinished(self, prefix: str) -> Iterator[Mapping[str, Any]]:
-        more: dict[str, str] = {}
+        more: dict[str, Any] = {}
         while True:
             try:
                 page = self._bucket.ask("list_multipart_uploads", Prefix=prefix, **more)

@@ -30,8 +30,8 @@ from resettle.engine.flow import (
     FlowRun,
     Options,
     compile_flow,
+    foresee,
     open_flow,
-    referenced,
     remembering,
     selected,
 )
@@ -84,9 +84,9 @@ def apply(
     names = selected(migration, options)
     if saved is not None:
         check_fresh(saved, plan(migration, connections, ledger, options, now))
-    foreseen = Foreseen(referenced=referenced(migration))
     # every flow must compile before the first write
     compiled = {name: compile_flow(migration, name, connections) for name in names}
+    foreseen = foresee(migration, connections, names)
     ledger.prepare({name: list(flow.all_outputs) for name, flow in migration.file.flows.items()})
     counted: list[Counts] = []
     with ExitStack() as stack, ledger.run(phase, options.as_json(), now, lock=True) as run, alive(ledger, run):

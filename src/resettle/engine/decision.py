@@ -28,12 +28,14 @@ class Foreseen:
     """What this run has created or would create: the same for a plan, which writes nothing, and an apply."""
 
     keys: dict[tuple[Dataset, tuple[str, ...]], Uniques] = field(default_factory=dict)
-    """By dataset and columns: the key that an output goes by, and every unique key that others may point at."""
+    """By dataset and columns: the key that an output goes by, and those at which others point."""
     natural: dict[tuple[Dataset, tuple[str, ...]], list[pa.Table]] = field(default_factory=dict)
     """By dataset and natural key: what `match:` outputs have created, as tables of _nk, key."""
     target_keys: dict[tuple[str, int], list[pa.Table]] = field(default_factory=dict)
     """(flow, output) -> tables of unit, target_key; kept only for flows that others reference."""
     referenced: frozenset[str] = frozenset()
+    pointed: frozenset[tuple[Dataset, tuple[str, ...]]] = frozenset()
+    """Datasets and columns (sorted) at which a foreign key of something that this run writes points."""
 
     def of(self, dataset: Dataset, columns: tuple[str, ...]) -> Uniques:
         return self.keys.setdefault((dataset, columns), Uniques())

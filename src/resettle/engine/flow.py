@@ -6,8 +6,8 @@ import hashlib
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -169,6 +169,17 @@ def referenced(migration: Migration) -> frozenset[str]:
         for form in output.columns.values()
         if isinstance(form, Ref)
     )
+
+
+def foresee(migration: Migration, connections: Connections, flows: Sequence[str]) -> Foreseen:
+    """Nothing foreseen yet, of a run of these flows."""
+    pointed = set()
+    for output in (output for name in flows for output in migration.file.flows[name].all_outputs.values()):
+        connection, _, dataset = output.into.partition(".")
+        with suppress(ConfigError):  # of a dataset that is not there its flow tells when it is compiled
+            for key in connections.target(connection).schema(dataset).foreign_keys:
+                pointed.add(((connection, key.target), tuple(sorted(key.target_columns))))
+    return Foreseen(referenced=referenced(migration), pointed=frozenset(pointed))
 
 
 class Compiled(NamedTuple):

@@ -117,12 +117,12 @@ class Links:
         return pa.array(coming)
 
     def new_keys(self, output: OutputShape, rows: pa.Table) -> dict[tuple[str, ...], Hashes]:
-        """Hashes of the keys of rows to create: the output's own, and what foreign keys may point at."""
+        """Hashes of the keys of rows to create: the output's own, and those at which foreign keys point."""
         new = pc.is_in(rows["_action"], NEW)
         found = {output.key_names: key_hashes(self._db, rows["_key"].filter(new))}
-        for unique in (output.schema.key, *output.schema.unique):
-            names = tuple(sorted(unique))
-            if names and names not in found and set(names) <= set(output.names):
+        for dataset, names in self._foreseen.pointed:
+            mine = dataset == (output.connection, output.dataset) and set(names) <= set(output.names)
+            if mine and names not in found:
                 columns = [c for name in names if (c := output.schema.column(name))]
                 creates = rows.select(list(names)).filter(new)
                 found[names] = key_hashes(self._db, keyed(self._db, creates, columns)["_key"])

@@ -22,7 +22,7 @@ from resettle.engine.balance import Counts
 from resettle.engine.count import count_decision, count_prepared, summarise
 from resettle.engine.decide import Decider
 from resettle.engine.decision import Decision, Foreseen
-from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, remembering, selected
+from resettle.engine.flow import Connections, FlowRun, Options, foresee, open_flow, remembering, selected
 from resettle.engine.uniques import Hashes
 from resettle.errors import PlanError, StalePlanError
 from resettle.ledger.ledger import Ledger
@@ -54,7 +54,7 @@ class Plan:
 
 def plan(migration: Migration, connections: Connections, ledger: Ledger, options: Options, now: datetime) -> Plan:
     """Decide everything, write nothing."""
-    foreseen = Foreseen(referenced=referenced(migration))
+    foreseen = foresee(migration, connections, selected(migration, options))
     counted: list[Counts] = []
     decisions: dict[str, Hashes] = {}
     digests: dict[str, str] = {}

@@ -17,8 +17,7 @@ from resettle.batch import Status
 from resettle.connector import Sql, Target
 from resettle.engine.apply import Writer, run_after
 from resettle.engine.balance import Counts
-from resettle.engine.decision import Foreseen
-from resettle.engine.flow import Connections, Options, compile_flow, open_flow, referenced, selected
+from resettle.engine.flow import Connections, Options, compile_flow, foresee, open_flow, selected
 from resettle.errors import ConfigError
 from resettle.ledger.ledger import Ledger
 from resettle.ledger.records import Record, Run
@@ -83,7 +82,7 @@ def rehearse(
     compiled = {name: compile_flow(migration, name, connections) for name in names}
     outputs = {name: list(flow.all_outputs) for name, flow in migration.file.flows.items()}
     quiet = _ReadOnlyLedger(ledger, outputs)
-    foreseen, run = Foreseen(referenced=referenced(migration)), Run(0, "rehearse", now)
+    foreseen, run = foresee(migration, connections, names), Run(0, "rehearse", now)
     counted: list[Counts] = []
     try:
         with ExitStack() as stack:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from resettle.batch import Kind
 from resettle.connector import Target
 from resettle.engine.alternate import keyed_again
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, key_sql
@@ -60,14 +61,32 @@ def settler(
     """Settles the rows of one batch. ``numbers``: the ledger's number of each output; ``looks``: whether the target
     may hold rows that this run has not made; ``lock`` keeps those that are found until the transaction ends."""
 
+    fresh = pa.array([], pa.binary(16))
+    """Ids that this batch mints for rows which the target does not have."""
+
     def settle(place: int, output: OutputShape, rows: pa.Table) -> tuple[pa.Table, pa.Table | None]:
+        nonlocal fresh
         rows = _named(connection, output, rows)
         candidates = _CANDIDATES.empty_table()
         if looks(output):
-            candidates = _candidates(connection, targets[output.connection], output, rows, lock=lock)
-        return _chosen(connection, output, rows, _had(known, numbers[place]), candidates, made(output))
+            asked = _without(rows, output, fresh)
+            candidates = _candidates(connection, targets[output.connection], output, asked, lock=lock)
+        settled, refused = _chosen(connection, output, rows, _had(known, numbers[place]), candidates, made(output))
+        if output.minted == output.key_names and output.key[0].kind is Kind.UUID:
+            there = settled.filter(settled["_there"])[output.minted[0]].combine_chunks()
+            mine = rows[output.minted[0]].combine_chunks()
+            fresh = pa.concat_arrays([fresh, mine.filter(pc.invert(pc.is_in(mine, there)))])
+        return settled, refused
 
     return settle
+
+
+def _without(rows: pa.Table, output: OutputShape, fresh: pa.Array) -> pa.Table:
+    """The rows but for those whose natural key holds an id that was just minted: nobody can have it yet."""
+    for column in output.match:
+        if column.kind is Kind.UUID and len(fresh):
+            rows = rows.filter(pc.invert(pc.is_in(rows[column.name], fresh)))
+    return rows
 
 
 def looking(

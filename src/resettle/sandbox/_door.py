@@ -68,6 +68,8 @@ class Behind:
     """Asked before each request that none of ``faults`` takes, with what is asked, what goes wrong with it."""
     requests: list[str] = field(default_factory=list)
     """Every request since the start: method and path, or operation and input."""
+    refused: list[str] = field(default_factory=list)
+    """Those of them whose condition did not hold: nothing was done."""
 
     def fail(self, kind: str, **given: Any) -> Fault:
         """Let something go wrong, see `Fault`."""
@@ -105,7 +107,13 @@ class Door:
         if changed != body:  # else it stays what was said, be it more than what came
             environ["CONTENT_LENGTH"] = str(len(changed))
         if fault is None:
-            return self._inner(environ, start)  # type: ignore[no-any-return]
+
+            def noted(status: str, *answer: Any) -> Any:
+                if status.startswith("412"):
+                    self.local.refused.append(asked)
+                return start(status, *answer)
+
+            return self._inner(environ, noted)  # type: ignore[no-any-return]
         if fault.kind in ("cut", "lost"):
             whole = b"".join(self._inner(environ, start))
             return _cut(environ, whole[: len(whole) // 2] if fault.kind == "cut" else b"")
