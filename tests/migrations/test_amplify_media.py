@@ -102,11 +102,11 @@ class Migrated:
         return sorted((key_of(one["url"]), one["observationId"]) for one in self.api.items("Media"))
 
     def uploads(self) -> int:
-        asked, refused = (
+        asked, unmet = (
             sum(one.startswith(f"PUT /{stack.BUCKET}/") for one in requests)
-            for requests in (self.store.requests, self.store.refused)
+            for requests in (self.store.requests, self.store.unmet)
         )
-        return asked - refused
+        return asked - unmet
 
     def mutations(self) -> int:
         return sum(field.startswith(("create", "update", "delete")) for asked in self.api.requests for field in asked)

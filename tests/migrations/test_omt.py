@@ -116,11 +116,11 @@ class World:
 
     def puts(self) -> int:
         """Files that were written to R2 so far."""
-        asked, refused = (
+        asked, unmet = (
             sum(one.startswith(f"PUT /{self.stack.target}/") for one in requests)
-            for requests in (self.stack.r2.requests, self.stack.r2.refused)
+            for requests in (self.stack.r2.requests, self.stack.r2.unmet)
         )
-        return asked - refused
+        return asked - unmet
 
     def change(self, model: str, id_: str, **values: Any) -> None:
         """What somebody changes in OMT."""

@@ -68,7 +68,7 @@ class Behind:
     """Asked before each request that none of ``faults`` takes, with what is asked, what goes wrong with it."""
     requests: list[str] = field(default_factory=list)
     """Every request since the start: method and path, or operation and input."""
-    refused: list[str] = field(default_factory=list)
+    unmet: list[str] = field(default_factory=list)
     """Those of them whose condition did not hold: nothing was done."""
 
     def fail(self, kind: str, **given: Any) -> Fault:
@@ -110,7 +110,7 @@ class Door:
 
             def noted(status: str, *answer: Any) -> Any:
                 if status.startswith("412"):
-                    self.local.refused.append(asked)
+                    self.local.unmet.append(asked)
                 return start(status, *answer)
 
             return self._inner(environ, noted)  # type: ignore[no-any-return]
