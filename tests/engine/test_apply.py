@@ -465,6 +465,25 @@ def test_on_duplicate_key_knows_the_units_of_earlier_runs(project: MakeProject, 
     assert p.rows("people", "id, name") == [("a@x", "Anna"), ("a@x/p1", "Bert")]
 
 
+@pytest.mark.parametrize("size", [1, 100])
+@pytest.mark.parametrize(("policy", "there"), [("hold", "Anna"), ("target", "Theirs"), ("source", "Theirs")])
+def test_a_row_that_is_there_becomes_one_units_alone(
+    project: MakeProject, database: str, size: int, policy: str, there: str
+) -> None:
+    """Whether two units meet in one batch or in two: of two records no row is made one."""
+    twins = [person(0, "Anna", mail="a@x"), person(1, "Anna", mail="a@x")]
+    for flow, held, rows in (
+        (MAILS.replace("unit: id", f"unit: id, on_conflict: {policy}"), {"p1": "duplicate_key"}, ["a@x"]),
+        (REKEYED.replace("unit: id", f"unit: id\n  on_conflict: {policy}"), {}, ["a@x", "a@x/p1"]),
+    ):
+        p = project(flow, target=database, people=twins)
+        p.defaults = {"batch_size": size}
+        p.sql(f"INSERT INTO people (id, name) VALUES ('a@x', '{there}')")
+        assert counts(p.plan()) == counts(p.apply())
+        assert p.held == held
+        assert [key for (key,) in p.rows("people", "id")] == rows
+
+
 # -- what only the target knows -------------------------------------------------------------------------------
 
 REFUSING = {

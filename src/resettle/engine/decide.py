@@ -23,6 +23,7 @@ from resettle.engine.alternate import alternate, rekeyed
 from resettle.engine.compare import compare
 from resettle.engine.decision import (
     NEW,
+    TAKING,
     Decided,
     Decision,
     Foreseen,
@@ -274,7 +275,8 @@ class Decider:
             return rows
         hashes = key_hashes(self._db, rows["_key"])
         made = self._foreseen.of((output.connection, output.dataset), output.key_names)
-        creates = pc.and_(pc.is_in(rows["_action"], NEW), fresh).to_numpy(zero_copy_only=False)
+        takes = NEW if output.match else TAKING
+        creates = pc.and_(pc.is_in(rows["_action"], takes), fresh).to_numpy(zero_copy_only=False)
         again = made.seen(hashes) & fresh.to_numpy(zero_copy_only=False)
         again[creates] |= made.repeated(hashes[creates])
         if not again.any():

@@ -130,6 +130,8 @@ _FAILING = pa.array([CHANGED, *COPY_FAILED])
 """Reasons that time may mend: the unit is not held, the next run tries again."""
 NEW = pa.array(["create", "copy"])
 """Actions that may make a row or file that was not there."""
+TAKING = pa.array(["create", "copy", "reuse", "update"])
+"""Actions by which a row that the ledger does not know takes its key; under `match:` several may share one."""
 WRITTEN = pa.array(["create", "update", "patch", "copy"])
 """Actions that write."""
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from resettle.batch import Column, ForeignKey
 from resettle.connector import Target
-from resettle.engine.decision import NEW, WRITTEN, Foreseen, holds
+from resettle.engine.decision import NEW, TAKING, WRITTEN, Foreseen, holds
 from resettle.engine.fingerprint import as_wire
 from resettle.engine.present import keyed
 from resettle.engine.statements import FlowShape, OutputShape
@@ -117,9 +117,12 @@ class Links:
         return pa.array(coming)
 
     def new_keys(self, output: OutputShape, rows: pa.Table) -> dict[tuple[str, ...], Hashes]:
-        """Hashes of the keys of rows to create: the output's own, and those at which foreign keys point."""
+        """Hashes of the keys that rows take, and, of rows to create, of those at which foreign keys point."""
         new = pc.is_in(rows["_action"], NEW)
-        found = {output.key_names: key_hashes(self._db, rows["_key"].filter(new))}
+        takes = new
+        if not output.match:
+            takes = pc.or_(new, pc.and_(pc.is_in(rows["_action"], TAKING), pc.invert(rows["_known"])))
+        found = {output.key_names: key_hashes(self._db, rows["_key"].filter(takes))}
         for dataset, names in self._foreseen.pointed:
             mine = dataset == (output.connection, output.dataset) and set(names) <= set(output.names)
             if mine and names not in found:
