@@ -31,7 +31,11 @@ from resettle.errors import ConnectorError, RejectedError, TransientError
 _LOG = logging.getLogger("resettle")
 MIB = 1 << 20
 LITTLE = 8 * MIB
+"""A body of at most so many bytes is read first where it may have to be sent twice, see `Uploads._learn`."""
+
 TAKEN = {"PreconditionFailed", "412"}
+"""What a service says where If-None-Match does not hold."""
+
 PARTS = 10_000
 """The most parts that an upload may have."""
 
