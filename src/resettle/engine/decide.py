@@ -36,8 +36,8 @@ from resettle.engine.decision import (
     trouble_of,
 )
 from resettle.engine.feed import Prepared
-from resettle.engine.fingerprint import as_wire, wire_schema
-from resettle.engine.links import Links, key_hashes
+from resettle.engine.fingerprint import as_wire, key_hashes, wire_schema
+from resettle.engine.links import Links
 from resettle.engine.present import keyed, keyed_rows, with_updates
 from resettle.engine.settle import NOTHING_MADE, renumbered, settler
 from resettle.engine.shape import Settle

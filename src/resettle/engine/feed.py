@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from resettle.batch import MOST_BYTES, TROUBLE, Batch, Decode, Status
 from resettle.engine import shape as shaping
+from resettle.engine.fingerprint import key_hashes
 from resettle.engine.shape import NOTHING_SHAPED, Resolver, Settle, Shaped, Started
 from resettle.engine.statements import FlowShape
 from resettle.engine.uniques import Hashes, Mask, Uniques, contains
@@ -272,9 +273,7 @@ class Feed:
 
     def _drop_repeats(self, rows: pa.Table) -> tuple[pa.Table, int]:
         """A unit key that comes again: the same record is dropped and counted, another one is held."""
-        self._db.register("_u", rows.select(["_unit"]))
-        units = query(self._db, "SELECT hash(_unit) AS u FROM _u")["u"].to_numpy().view(np.int64)
-        self._db.unregister("_u")
+        units = key_hashes(self._db, rows["_unit"])
         raw = rows["_raw"].to_numpy()
         again = self._units.repeated(units)
         self._units.add(units[~again], raw[~again])

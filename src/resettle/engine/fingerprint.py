@@ -10,9 +10,11 @@ import hashlib
 from collections.abc import Sequence
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from resettle.batch import ARROW, Column, Kind
+from resettle.engine.uniques import Hashes
 from resettle.mapping.columns import canonical, literal, quote
 from resettle.mapping.functions import query
 
@@ -50,6 +52,15 @@ def join_key(texts: Sequence[str]) -> str:
     if len(texts) == 1:
         return texts[0]
     return " || '/' || ".join(f"replace(replace({text}, '%', '%25'), '/', '%2F')" for text in texts)
+
+
+def key_hashes(connection: duckdb.DuckDBPyConnection, keys: pa.ChunkedArray) -> Hashes:
+    """A 64-bit hash of each key text."""
+    connection.register("_h", pa.table({"k": keys}))
+    found = query(connection, "SELECT hash(k) AS h FROM _h")
+    connection.unregister("_h")
+    hashes: Hashes = found["h"].to_numpy().view(np.int64)
+    return hashes
 
 
 def as_duckdb(table: pa.Table, columns: Sequence[Column]) -> pa.Table:

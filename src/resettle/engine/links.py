@@ -12,20 +12,10 @@ import pyarrow.compute as pc
 from resettle.batch import Column, ForeignKey
 from resettle.connector import Target
 from resettle.engine.decision import NEW, TAKING, WRITTEN, Foreseen, holds
-from resettle.engine.fingerprint import as_wire
+from resettle.engine.fingerprint import as_wire, key_hashes
 from resettle.engine.present import keyed
 from resettle.engine.statements import FlowShape, OutputShape
 from resettle.engine.uniques import Hashes
-from resettle.mapping.functions import query
-
-
-def key_hashes(connection: duckdb.DuckDBPyConnection, keys: pa.ChunkedArray) -> Hashes:
-    """A 64-bit hash of each key text."""
-    connection.register("_h", pa.table({"k": keys}))
-    found = query(connection, "SELECT hash(k) AS h FROM _h")
-    connection.unregister("_h")
-    hashes: Hashes = found["h"].to_numpy().view(np.int64)
-    return hashes
 
 
 class Links:

@@ -181,10 +181,10 @@ class _FlowChecker:
         self._count(prepared, shaped)
         if self._share < 1.0:
             wanted = pc.and_(wanted, self._chosen(shaped.units))
+        held = shaped.units["_unit"].filter(self._standing(prepared, shaped)[0]).combine_chunks()
         for output, rows, known in self._outputs(prepared, shaped, wanted):
             self._rows(output, rows, known)
-            if self._exclusive:
-                held = shaped.units["_unit"].filter(self._standing(prepared, shaped)[0]).combine_chunks()
+            if output.place in self._exclusive:
                 self._exclude(output, rows["_key"], known.filter(pc.is_in(known["unit"], held))["target_key"])
 
     def _outputs(

@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from resettle.batch import Column, ForeignKey, Schema
 from resettle.connector import Target
-from resettle.engine.fingerprint import as_duckdb, as_wire, key_sql
-from resettle.engine.links import key_hashes
+from resettle.engine.fingerprint import as_duckdb, as_wire, key_hashes, key_sql
 from resettle.engine.uniques import Hashes, Uniques
 from resettle.mapping.functions import query
 

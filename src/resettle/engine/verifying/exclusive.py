@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from resettle.batch import Column
 from resettle.connector import Target
-from resettle.engine.fingerprint import key_sql
+from resettle.engine.fingerprint import key_hashes, key_sql
 from resettle.engine.flow import Connections
 from resettle.engine.uniques import Hashes, Mask, Uniques
 from resettle.engine.verifying.findings import KEPT, Finding, Verified
@@ -40,7 +40,7 @@ class Exclusive:
 
     def add(self, key: tuple[Column, ...], wanted: pa.ChunkedArray, old: pa.ChunkedArray) -> None:
         """Take a batch's keys (text, made of ``key``): of the rows that must be there, and of those that may be."""
-        self._keys.setdefault(key, _Keys()).add(_hashes(self._db, wanted), _hashes(self._db, old))
+        self._keys.setdefault(key, _Keys()).add(key_hashes(self._db, wanted), key_hashes(self._db, old))
 
     def check(self, verified: Verified) -> None:
         """Find the rows that belong to no record, once every record was looked at."""
@@ -67,7 +67,7 @@ class Exclusive:
         texts = pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
         for key, keys in self._keys.items():
             texts = _texts(self._db, key, rows)
-            known |= keys.hold(_hashes(self._db, texts))
+            known |= keys.hold(key_hashes(self._db, texts))
         return texts.filter(pa.array(~known))
 
 
@@ -117,11 +117,3 @@ def _texts(connection: duckdb.DuckDBPyConnection, key: Sequence[Column], rows: p
     found = query(connection, f"SELECT {key_sql(key)} AS k FROM (SELECT {cast} FROM _there)")["k"]
     connection.unregister("_there")
     return found
-
-
-def _hashes(connection: duckdb.DuckDBPyConnection, keys: pa.ChunkedArray) -> Hashes:
-    connection.register("_k", pa.table({"k": keys}))
-    found = query(connection, "SELECT hash(k) AS h FROM _k")["h"]
-    connection.unregister("_k")
-    hashes: Hashes = found.to_numpy().view(np.int64)
-    return hashes
