@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--observations", type=int, default=20_000)
-    parser.add_argument("--batch", type=int, default=resettle.Options().batch_size, help="as `--batch-size`")
+    parser.add_argument("--batch", type=int, default=resettle.Options().batch, help="as `--batch-size`")
     given = parser.parse_args()
     steps = run(given.files, given.observations, given.batch)
     kinds = sorted({kind for step in steps for kind in step.calls})

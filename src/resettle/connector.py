@@ -172,6 +172,13 @@ class Concurrent(Protocol):
 
 
 @runtime_checkable
+class Batching(Protocol):
+    """A target that knows how many records one transaction had best have, where the user does not say."""
+
+    batch_size: int
+
+
+@runtime_checkable
 class Remembering(Protocol):
     """A target without transactions, of which one listing may answer many a `fetch`."""
 

@@ -10,7 +10,9 @@ import pytest
 
 from resettle.batch import Column, ForeignKey, Kind, Schema
 from resettle.connectors.memory import Memory
+from resettle.connectors.sqlite import SQLite
 from resettle.errors import BalanceError, ConfigError
+from resettle.ledger.ledger import Ledger
 from tests.engine.conftest import (
     PEOPLE,
     START,
@@ -680,6 +682,27 @@ def test_a_where_that_makes_no_sense_is_refused_before_anything_is_written(proje
     with pytest.raises(ConfigError, match="--where"):
         p.apply(where=where)
     assert not p.rows("people")
+
+
+def test_a_transaction_holds_as_many_records_as_the_user_says_or_else_the_target(
+    project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    record = Ledger.record
+
+    def spy(self: Ledger, run: Any, flow: str, what: Any) -> None:
+        sizes.append(what.created.num_rows)
+        record(self, run, flow, what)
+
+    monkeypatch.setattr(Ledger, "record", spy)
+    monkeypatch.setattr(SQLite, "batch_size", 4)
+    p = project(people=people(10))
+    p.apply(limit=5, batch_size=2)
+    said, sizes[:] = list(sizes), []
+    p.apply()
+    assert sum(said) == sum(sizes) == 5
+    assert max(said) == 2
+    assert 2 < max(sizes) <= 4
 
 
 def test_limit_takes_the_first_records(project: MakeProject) -> None:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from resettle.cli.options import (
-    DEFAULT_BATCH,
     DEFAULT_WORKERS,
     HERE,
     BatchSize,
@@ -118,7 +117,7 @@ def plan(
     select: Select = None,
     where: Where = None,
     limit: Limit = None,
-    batch_size: BatchSize = DEFAULT_BATCH,
+    batch_size: BatchSize = None,
     workers: Workers = DEFAULT_WORKERS,
     concurrency: Concurrency = None,
     plan_file: Annotated[Path | None, typer.Option("--out", help="Save the plan, to apply exactly it.")] = None,

@@ -38,7 +38,12 @@ Var = Annotated[list[str] | None, typer.Option("--var", help="NAME=VALUE, overri
 Select = Annotated[list[str] | None, typer.Option("--select", "-s", help="Only this flow; repeatable.")]
 Where = Annotated[str | None, typer.Option(help="Only source records for which this SQL is true.")]
 Limit = Annotated[int | None, typer.Option(min=0, help="At most so many source records of each flow.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Records in one transaction.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Records in one transaction, by default 20,000; 50,000 into SQLite; at most 500 with files."
+    ),
+]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Parts of a source read at once.")]
 Concurrency = Annotated[
     int | None,
@@ -57,7 +62,6 @@ Listed = Annotated[int, typer.Option("--limit", min=1, help="At most so many are
 ShowValues = Annotated[bool, typer.Option("--show-values", help="Show values of records (they may be personal data).")]
 
 HERE = Path()
-DEFAULT_BATCH = Options().batch_size
 DEFAULT_WORKERS = Options().workers
 
 out = Terminal()

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from resettle.cli.options import (
-    DEFAULT_BATCH,
     HERE,
     BatchSize,
     Env,
@@ -39,7 +38,7 @@ def rollback(
     var: Var = None,
     select: Select = None,
     where: Annotated[str | None, typer.Option(help="Only units with a target row for which this SQL is true.")] = None,
-    batch_size: BatchSize = DEFAULT_BATCH,
+    batch_size: BatchSize = None,
     yes: Yes = None,
     json: Json = False,
     verbose: Verbose = False,

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from resettle.cli.options import (
-    DEFAULT_BATCH,
     DEFAULT_WORKERS,
     HERE,
     BatchSize,
@@ -41,7 +40,7 @@ def verify(
     select: Select = None,
     where: Where = None,
     limit: Limit = None,
-    batch_size: BatchSize = DEFAULT_BATCH,
+    batch_size: BatchSize = None,
     workers: Workers = DEFAULT_WORKERS,
     sample: Annotated[int | None, typer.Option(min=1, help="Compare about so many records of each flow.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the sample and the spot checks.")] = 0,

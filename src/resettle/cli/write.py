@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from resettle.cli.options import (
-    DEFAULT_BATCH,
     DEFAULT_WORKERS,
     HERE,
     BatchSize,
@@ -53,7 +52,7 @@ def apply(
     select: Select = None,
     where: Where = None,
     limit: Limit = None,
-    batch_size: BatchSize = DEFAULT_BATCH,
+    batch_size: BatchSize = None,
     workers: Workers = DEFAULT_WORKERS,
     concurrency: Concurrency = None,
     fresh: Fresh = False,
@@ -88,7 +87,7 @@ def rehearse(
     select: Select = None,
     where: Where = None,
     limit: Limit = None,
-    batch_size: BatchSize = DEFAULT_BATCH,
+    batch_size: BatchSize = None,
     workers: Workers = DEFAULT_WORKERS,
     fresh: Fresh = False,
     yes: Yes = None,

@@ -110,6 +110,7 @@ class SQLite:
 
     transactional = True
     dialect = "sqlite"
+    batch_size = 50_000  # a commit writes every page that it touched, of an index nearly all: few, large ones
 
     def __init__(self, name: str, settings: SQLiteSettings, *, caller: Caller | None = None) -> None:
         self.name = name

@@ -70,7 +70,7 @@ def drift(
         if name not in applied:
             continue
         flow = _Flow(migration, name, connections, ledger, made_of, db)
-        for rows in ledger.our_rows(name, min(options.batch_size, ROWS)):
+        for rows in ledger.our_rows(name, min(options.batch, ROWS)):
             one.rows += rows.num_rows
             for drifted in flow.compare(rows):
                 one.counts[drifted.kind] += 1

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from resettle.batch import Column, Schema
-from resettle.connector import Concurrent, Remembering, Source, Target
+from resettle.connector import Batching, Concurrent, Remembering, Source, Target
 from resettle.engine.balance import Counts
 from resettle.engine.bodies import Copier, copier
 from resettle.engine.compile import Compiler
@@ -38,6 +38,8 @@ from resettle.mapping.sql import Parsed, SqlError, first_line, parse_expression
 from resettle.middleware.readahead import Ahead, batches
 
 SAMPLE_ROWS = 1000
+BATCH = 20_000
+"""Records in one transaction, where neither the user nor the target says how many."""
 FILES = 500
 """Records of a flow that copies files in one transaction, at most."""
 COPIES = 10
@@ -72,7 +74,8 @@ class Options:
     select: tuple[str, ...] = ()
     where: str | None = None
     limit: int | None = None
-    batch_size: int = 20_000
+    batch_size: int | None = None
+    """Records in one transaction. None: what the flow's targets say, else `BATCH`."""
     workers: int = 2
     concurrency: int | None = None
     """Files copied at once, and requests to an API at a time. None: `COPIES`, and what each connection says."""
@@ -88,6 +91,11 @@ class Options:
     def __post_init__(self) -> None:
         if self.concurrency is not None and self.concurrency < 1:
             raise ConfigError(f"concurrency: {self.concurrency} is less than 1")
+
+    @property
+    def batch(self) -> int:
+        """Records in one batch, where no target is asked."""
+        return self.batch_size or BATCH
 
     def as_json(self) -> dict[str, object]:
         plain = {"select": list(self.select), "where": self.where, "limit": self.limit}
@@ -106,6 +114,8 @@ class FlowRun:
     targets: Mapping[str, Target]
     feed: Feed
     options: Options
+    batch: int
+    """Records in one batch."""
     copiers: Mapping[str, Copier] = field(default_factory=dict)
     """How each output with a body gets its files."""
 
@@ -113,7 +123,7 @@ class FlowRun:
     def rows(self) -> int:
         """Records in one transaction: few where files are copied first, or nothing would point at them for hours."""
         files = any(output.body for output in self.shape.outputs)
-        return min(self.options.batch_size, FILES) if files else self.options.batch_size
+        return min(self.batch, FILES) if files else self.batch
 
     @contextmanager
     def prepared(self, *, ahead: bool = True, rows: int | None = None) -> Iterator[Iterator[Prepared]]:
@@ -126,7 +136,7 @@ class FlowRun:
         read = batches(
             self.source,
             self.dataset,
-            rows=rows or self.options.batch_size,
+            rows=rows or self.batch,
             workers=self.options.workers,
             limit=self.options.limit,
             look=self.feed.look,
@@ -227,6 +237,9 @@ def open_flow(
     said = lookups.load(shape.lookups)
     if where:
         lookups.load(set(lookups.asked([], where.functions)) - set(said))
+    targets = {output.connection: connections.target(output.connection) for output in shape.outputs}
+    liked = (target.batch_size if isinstance(target, Batching) else BATCH for target in targets.values())
+    batch = options.batch_size or min(liked, default=BATCH)
     digest = hashlib.sha256(json.dumps([migration.flow_digest(name), dict(said)]).encode()).hexdigest()
     feed = Feed(
         shape,
@@ -238,9 +251,8 @@ def open_flow(
         where=where,
         only=None if options.only is None else pa.array(options.only.get(name, []), pa.string()),
         fresh=options.fresh,
-        gather=max(options.batch_size // 2, 1),
+        gather=max(batch // 2, 1),
     )
-    targets = {output.connection: connections.target(output.connection) for output in shape.outputs}
     for target in targets.values():
         if options.concurrency and isinstance(target, Concurrent):
             target.concurrency = options.concurrency
@@ -251,7 +263,7 @@ def open_flow(
         if output.body
     }
     source = connections.source(connection_name)
-    return FlowRun(name, shape, digest, source, dataset, targets, feed, options, copiers)
+    return FlowRun(name, shape, digest, source, dataset, targets, feed, options, batch, copiers)
 
 
 def _check_place(migration: Migration, shape: FlowShape, ledger: Ledger) -> None:

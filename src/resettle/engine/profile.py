@@ -73,7 +73,7 @@ def profile(source: Source, dataset: str, options: Options) -> DatasetProfile:
     names = list(source.schema(dataset).names)
     made = DatasetProfile(dataset, columns={name: Profiled(name) for name in names})
     database = connect()
-    read = batches(source, dataset, rows=options.batch_size, workers=1, look=plainly, limit=options.limit)
+    read = batches(source, dataset, rows=options.batch, workers=1, look=plainly, limit=options.limit)
     for batch in read:
         rows = batch.decode(batch.table, names)
         made.read += rows.num_rows

@@ -183,7 +183,7 @@ class _Rollback:
 
     def _pages(self, flow: str) -> Iterator[pa.Array]:
         """The units of the run that are not undone yet."""
-        size, after = min(self._options.batch_size, CHUNK), None
+        size, after = min(self._options.batch, CHUNK), None
         while True:
             units = self.ledger.written_units(flow, self.of, after, size)
             if not len(units):
