@@ -35,6 +35,7 @@ from resettle.mapping.functions import connect
 from resettle.mapping.load import Migration
 from resettle.mapping.model import Ref, Value
 from resettle.mapping.sql import Parsed, SqlError, first_line, parse_expression
+from resettle.memory import trimmed
 from resettle.middleware.readahead import Ahead, batches
 
 SAMPLE_ROWS = 1000
@@ -143,10 +144,10 @@ class FlowRun:
         )
         if not ahead:
             with closing(read):
-                yield map(self.feed.prepare, read)
+                yield trimmed(map(self.feed.prepare, read))
             return
         with Ahead(map(self.feed.prepare, read), depth=1) as batches_ahead:
-            yield iter(batches_ahead)
+            yield trimmed(batches_ahead)
 
 
 @contextmanager
