@@ -1,7 +1,7 @@
 """Steady memory: tell the allocator to give freed blocks back, so that a long run needs no more than a short one.
 
 Batches come and go through several threads; by default glibc keeps what they free (measured: 680 MB instead of
-430 MB at a million rows). Only the command line calls this: a library does not change its host's allocator.
+430 MB at a million rows). Only the command line calls `steady`: a library does not change its host's allocator.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from resettle.engine import shape as shaping
 from resettle.engine.fingerprint import key_hashes
 from resettle.engine.shape import NOTHING_SHAPED, Resolver, Settle, Shaped, Started
 from resettle.engine.statements import FlowShape
-from resettle.engine.uniques import Hashes, Mask, Uniques, contains
+from resettle.engine.uniques import Hashes, Mask, Uniques, contains, located
 from resettle.ledger.ledger import Ledger
 from resettle.ledger.records import Known, Seen, nothing_known
 from resettle.mapping.columns import literal, quote
@@ -240,17 +240,21 @@ class Feed:
     def _settle(self, raw: Hashes) -> tuple[Counter[str], Mask]:
         """How many records were settled by earlier runs, and which still need a look."""
         counts: Counter[str] = Counter()
-        rest = np.ones(len(raw), np.bool_)
+        order = np.argsort(raw)
+        asked, rest = raw[order], np.ones(len(raw), np.bool_)
         for settled in self._seen:
-            hit = contains(settled.hashes, raw) & rest
+            at, hit = located(settled.hashes, asked)
+            hit &= rest
             rest &= ~hit
             found = int(hit.sum())
             if found:
-                settled.met[np.searchsorted(settled.hashes, raw[hit])] = True
+                settled.met[at[hit]] = True
                 counts[settled.status] += found
             if found and settled.reason:
                 counts[f"{REASON}{settled.reason}"] += found
-        return counts, rest
+        left = np.empty(len(raw), np.bool_)
+        left[order] = rest
+        return counts, left
 
     def _identify(self, database: duckdb.DuckDBPyConnection, rows: pa.Table, raw: Hashes) -> pa.Table:
         """Add _unit and _raw; a record without a key, or with one no ledger can store, gets one from its hash and is

@@ -141,6 +141,7 @@ class FlowRun:
             workers=self.options.workers,
             limit=self.options.limit,
             look=self.feed.look,
+            heavy=lambda looked: looked.rows.num_rows > 0,
         )
         if not ahead:
             with closing(read):

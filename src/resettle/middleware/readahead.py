@@ -16,15 +16,21 @@ T = TypeVar("T")
 _END = object()
 
 
+def _heavy(item: object) -> bool:
+    return True
+
+
 class Ahead(Generic[T]):
-    """Iterate ``items`` in a thread, at most ``depth`` ahead; an exception arrives where it would have.
+    """Iterate ``items`` in a thread, ahead by at most ``depth`` of those that are ``heavy``; an exception arrives where
+    it would have.
 
     Use as a context manager: leaving it stops the thread, whether or not the items were used up.
     """
 
-    def __init__(self, items: Iterable[T], depth: int = 2) -> None:
-        self._items = items
-        self._queue: queue.Queue[object] = queue.Queue(depth)
+    def __init__(self, items: Iterable[T], depth: int = 2, *, heavy: Callable[[T], bool] = _heavy) -> None:
+        self._items, self._is_heavy = items, heavy
+        self._queue: queue.SimpleQueue[tuple[object, bool]] = queue.SimpleQueue()
+        self._room = threading.Semaphore(depth)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="resettle-ahead", daemon=True)
 
@@ -34,27 +40,31 @@ class Ahead(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        while self._thread.is_alive():
-            try:
-                self._queue.get(timeout=0.05)
-            except queue.Empty:
-                continue
+        self._room.release()  # whatever it waits for: it looks at once whether it is stopped
         self._thread.join()
 
     def _fill(self) -> None:
         try:
             for item in self._items:
-                self._queue.put(item)
+                heavy = self._is_heavy(item)
+                if heavy:
+                    self._room.acquire()
                 if self._stopped.is_set():
                     return
-            self._queue.put(_END)
+                self._queue.put((item, heavy))
+            self._queue.put((_END, False))
         except BaseException as error:
-            self._queue.put(_Raised(error))
+            self._queue.put((_Raised(error), False))
 
     def __iter__(self) -> Iterator[T]:
-        while (item := self._queue.get()) is not _END:
+        while True:
+            item, heavy = self._queue.get()
+            if item is _END:
+                return
             if isinstance(item, _Raised):
                 raise item.error
+            if heavy:
+                self._room.release()
             yield item  # type: ignore[misc]
 
 
@@ -71,11 +81,12 @@ def batches(
     workers: int,
     look: Callable[[Iterator[Batch]], Iterator[T]],
     limit: int | None = None,
+    heavy: Callable[[T], bool] = _heavy,
 ) -> Generator[T, None, None]:
     """What ``look`` makes of the batches of each partition of a dataset, in the order of its partitions.
 
-    Up to ``workers`` partitions are read at once, each in a thread that also does the looking. A ``limit`` on
-    the records makes it one partition after the other.
+    Up to ``workers`` partitions are read at once, each in a thread that also does the looking and waits for its turn
+    with one result that is ``heavy``. A ``limit`` on the records makes it one partition after the other.
     """
     waiting = deque(source.partitions(dataset, workers))
     quota = _Quota(limit)
@@ -87,7 +98,7 @@ def batches(
         reading: deque[Ahead[T]] = deque()
         while waiting or reading:
             while waiting and len(reading) < (max(workers, 1) if limit is None else 1):
-                reading.append(stack.enter_context(Ahead(looked(waiting.popleft()), depth=1)))
+                reading.append(stack.enter_context(Ahead(looked(waiting.popleft()), depth=1, heavy=heavy)))
             yield from reading.popleft()
 
 
