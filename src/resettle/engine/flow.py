@@ -147,7 +147,7 @@ class FlowRun:
             with closing(read):
                 yield trimmed(map(self.feed.prepare, read))
             return
-        with Ahead(map(self.feed.prepare, read), depth=1) as batches_ahead:
+        with Ahead(map(self.feed.prepare, read), depth=1, heavy=lambda prepared: len(prepared) > 0) as batches_ahead:
             yield trimmed(batches_ahead)
 
 
