@@ -21,8 +21,9 @@ def _heavy(item: object) -> bool:
 
 
 class Ahead(Generic[T]):
-    """Iterate ``items`` in a thread, ahead by at most ``depth`` of those that are ``heavy``; an exception arrives where
-    it would have.
+    """Iterate ``items`` in a thread; an exception arrives where it would have.
+
+    Of the items that are ``heavy`` there are never more than ``depth`` that nobody has taken yet.
 
     Use as a context manager: leaving it stops the thread, whether or not the items were used up.
     """
@@ -30,7 +31,7 @@ class Ahead(Generic[T]):
     def __init__(self, items: Iterable[T], depth: int = 2, *, heavy: Callable[[T], bool] = _heavy) -> None:
         self._items, self._is_heavy = items, heavy
         self._queue: queue.SimpleQueue[tuple[object, bool]] = queue.SimpleQueue()
-        self._room = threading.Semaphore(depth)
+        self._room = threading.Semaphore(depth - 1)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="resettle-ahead", daemon=True)
 
@@ -47,11 +48,11 @@ class Ahead(Generic[T]):
         try:
             for item in self._items:
                 heavy = self._is_heavy(item)
+                self._queue.put((item, heavy))
                 if heavy:
-                    self._room.acquire()
+                    self._room.acquire()  # before the next one is made
                 if self._stopped.is_set():
                     return
-                self._queue.put((item, heavy))
             self._queue.put((_END, False))
         except BaseException as error:
             self._queue.put((_Raised(error), False))
