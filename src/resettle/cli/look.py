@@ -208,21 +208,7 @@ def runs(
         if json:
             print_json({"runs": found})
         else:
-            out.print(
-                summary.table_of([_short(one) for one in found], ["run", "phase", "status", "started", "took", "what"])
-            )
-
-
-def _short(run: dict[str, Any]) -> dict[str, Any]:
-    """A run on one line: when, how long, how much."""
-    started = datetime.fromisoformat(run["started_at"])
-    completed = datetime.fromisoformat(run["completed_at"]) if run["completed_at"] else None
-    flows = (run["summary"] or {}).get("flows", [])
-    words = ("done", "unchanged", "held", "failed", "deleted", "restored", "forgotten")
-    totals = {word: sum(flow.get(word, 0) for flow in flows) for word in words}
-    what = ", ".join(f"{count:,} {word}" for word, count in totals.items() if count)
-    took = f"{(completed - started).total_seconds():.1f} s" if completed else ""
-    return {**run, "started": f"{started:%Y-%m-%d %H:%M:%S}", "took": took, "what": what}
+            out.print(summary.table_of([summary.run_row(one) for one in found], summary.RUN))
 
 
 def trace(

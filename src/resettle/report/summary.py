@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +26,8 @@ _SIGNS = {
 }
 
 
+RUN = ("run", "phase", "status", "started", "took", "what")
+"""Columns of a list of runs, as `run_row` gives them."""
 _PAST = {"create": "created", "update": "updated", "patch": "patched", "copy": "copied", "reuse": "reused"}
 _ALWAYS = {"done", "unchanged", "held"}
 
@@ -48,6 +51,11 @@ def _number(count: int, word: str) -> str:
         return "-"
     colour = {"held": "yellow", "failed": "red", "done": "green"}.get(word)
     return f"[{colour}]{count:,}[/]" if colour else f"{count:,}"
+
+
+def held_words(count: int) -> str:
+    """How many records are held, as a sentence."""
+    return f"{count:,} record{' is' if count == 1 else 's are'} held"
 
 
 def print_plan(console: Console, plan: Plan, *, saved_as: str | None, samples: int) -> None:
@@ -98,7 +106,7 @@ def _what_next(console: Console, counted: Sequence[Counts]) -> None:
         console.print(f"[red]{failed:,} records failed[/] and are tried again by the next [bold]resettle apply[/].")
     if held:
         console.print(
-            f"[yellow]{held:,} records are held.[/] See them: [bold]resettle held list[/]; once they or the mapping"
+            f"[yellow]{held_words(held)}.[/] See them: [bold]resettle held list[/]; once they or the mapping"
             " are right: [bold]resettle held replay[/]"
         )
 
@@ -196,14 +204,31 @@ def print_verified(console: Console, verified: Verified, *, spots: int) -> None:
     for finding in verified.findings:
         where = " ".join(part for part in (finding.flow, finding.unit) if part)
         console.print(f"[red]* {finding.kind}[/] {escape(where)}: {escape(finding.detail)}", highlight=False)
+    print_verdict(console, verified)
+
+
+def print_verdict(console: Console, verified: Verified) -> None:
+    """verify's last line."""
     total = sum(verified.counts.values())
     held = sum(flow.held for flow in verified.flows)
     if total:
         console.print(f"[red]{total:,} findings.[/]")
     elif held:
-        console.print(f"[green]Verified: all that was migrated arrived.[/] [yellow]{held:,} records are held.[/]")
+        console.print(f"[green]Verified: all that was migrated arrived.[/] [yellow]{held_words(held)}.[/]")
     else:
         console.print("[green]Verified: everything arrived.[/]")
+
+
+def run_row(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run of the ledger with, for one line, when it `started`, how long it `took`, and `what` it did."""
+    started = datetime.fromisoformat(run["started_at"])
+    completed = datetime.fromisoformat(run["completed_at"]) if run["completed_at"] else None
+    flows = (run["summary"] or {}).get("flows", [])
+    words = ("done", "unchanged", "held", "failed", "deleted", "restored", "forgotten")
+    totals = {word: sum(flow.get(word, 0) for flow in flows) for word in words}
+    what = ", ".join(f"{count:,} {word}" for word, count in totals.items() if count)
+    took = f"{(completed - started).total_seconds():.1f} s" if completed else ""
+    return {**run, "started": f"{started:%Y-%m-%d %H:%M:%S}", "took": took, "what": what}
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:

@@ -43,6 +43,7 @@ def steps(plan_file: Path) -> tuple[list[Step], list[Step]]:
         Step("Their owner corrected some of the held records. Try only those again.", ("held", "replay"), 3),
         Step("And the proof once more.", ("verify",)),
         Step("Every run is in the ledger, beside the data.", ("runs",)),
+        Step("All of it on one page, to be sent on: open it in a browser.", ("report",)),
     ]
     return before, after
 
