@@ -81,7 +81,7 @@ def test_the_page_says_what_became_of_every_record_and_who_wrote_when(folder: Pa
     assert code == 0
     assert "All that was migrated arrived. 2 records are held, for somebody to decide." in page.texts
     flow = page.texts[page.texts.index("people") :]
-    assert flow[:8] == ["people", "src.people → app.people", "9", "6", "2", "1", "0", "6"]
+    assert flow[:9] == ["people", "src.people → app.people", "now there: people 6", "9", "6", "2", "1", "0", "6"]
     for line in (["people", "held", "second", "2"], ["people", "skipped", "first", "1"], ["people", "made", "6"]):
         assert any(page.texts[at : at + len(line)] == line for at in range(len(page.texts))), line
     assert "assertion nobody_twice" in page.texts

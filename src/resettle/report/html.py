@@ -46,6 +46,7 @@ table { border-collapse: collapse; width: 100%; }
 th { text-align: left; font-weight: 600; font-size: .85rem; }
 th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: anywhere; }
+th { white-space: nowrap; } td:not(.number):not(:first-child) { min-width: 9rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bar { display: flex; height: .4rem; min-width: 16rem; margin: .3rem 0 .2rem; border-radius: 3px; overflow: hidden;
   background: var(--line); }
@@ -127,11 +128,12 @@ def _flows(about: About, flows: Sequence[FlowChecked]) -> str:
         bar = "".join(f'<i class="{name.replace(" ", "-")}" style="width:{width:.4g}%"></i>' for name, width in widths)
         there = ", ".join(f"{name} {count:,}" for name, count in flow.in_target.items())
         place = escape(about.places.get(flow.flow, ""))
-        name = f'{escape(flow.flow)}<div class="bar">{bar}</div><span class="soft">{place}</span>'
+        below = "<br>".join(part for part in (place, f"now there: {escape(there)}" if there else "") if part)
+        name = f'{escape(flow.flow)}<div class="bar">{bar}</div><span class="soft">{below}</span>'
         numbers = "".join(_number(count) for count in (flow.read, *fates, flow.rows))
-        lines.append(f"<tr><td>{name}</td>{numbers}<td>{escape(there)}</td></tr>")
+        lines.append(f"<tr><td>{name}</td>{numbers}</tr>")
     titles = [f"#{name}" for name in ("source records", *_FATES, "rows compared")]
-    return _table(("flow", *titles, "rows in target"), lines)
+    return _table(("flow", *titles), lines)
 
 
 def _unsettled(about: About, units: Sequence[Mapping[str, Any]]) -> str:
