@@ -358,7 +358,7 @@ def test_a_run_whose_machine_slept_can_write_nothing_more(project: MakeProject, 
         assert first.returncode == 7, said
         assert (p.rows("people"), p.remembered()) == after
     with p.ledger() as ledger:
-        assert {run["run"]: run["status"] for run in ledger.runs()} == {1: "failed", 2: "done"}
+        assert {run["run"]: run["status"] for run in ledger.runs()} == {1: "died", 2: "done"}
 
 
 @pytest.mark.parametrize("nth", [1, 3])

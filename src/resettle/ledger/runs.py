@@ -108,7 +108,10 @@ class Runs(Listing):
     def _close(self, number: int, fence: int, status: str | None) -> None:
         with self._sql.transaction():
             if status:
-                self._sql.execute(f"UPDATE {self._p}runs SET status = %s WHERE run = %s", (status, number))
+                # Where another run found it dead, that stays said.
+                self._sql.execute(
+                    f"UPDATE {self._p}runs SET status = %s WHERE run = %s AND status = 'running'", (status, number)
+                )
             if fence:
                 self._sql.execute(
                     f"UPDATE {self._p}locks SET run = NULL WHERE migration = %s AND environment = %s AND fence = %s",
