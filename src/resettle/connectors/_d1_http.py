@@ -11,9 +11,8 @@ import orjson
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
-from resettle.calls import seconds_of
+from resettle.calls import demand_tls, seconds_of
 from resettle.connector import Needs
-from resettle.errors import ConfigError
 
 MOST_PARAMETERS = 100
 """In one statement: https://developers.cloudflare.com/d1/platform/limits/ , as the next four."""
@@ -76,9 +75,7 @@ class Http:
     """Sends statements to one database. Any thread may; nothing is tried again here."""
 
     def __init__(self, url: str, account: str, database: str, token: str, connect: float, read: float) -> None:
-        given = urllib3.util.parse_url(url)
-        if given.scheme != "https" and given.host not in ("127.0.0.1", "localhost", "[::1]"):
-            raise ConfigError("the `url` of D1 must begin with https://", hint="the token would be sent in the open")
+        demand_tls(url, "url")
         self._url = f"{url.rstrip('/')}/accounts/{in_url(account, safe='')}/d1/database/{in_url(database, safe='')}/raw"
         self._pool = urllib3.PoolManager(
             maxsize=16, retries=False, timeout=urllib3.Timeout(connect=connect, read=read), cert_reqs="CERT_REQUIRED"

@@ -23,7 +23,7 @@ from google.auth.exceptions import GoogleAuthError, RefreshError
 from google.oauth2.credentials import Credentials
 from google.oauth2.service_account import Credentials as ServiceAccount
 
-from resettle.calls import Caller, seconds_of
+from resettle.calls import Caller, demand_tls, seconds_of
 from resettle.errors import AccessError, ConfigError, TransientError
 
 SCOPE = "https://www.googleapis.com/auth/drive.readonly"
@@ -33,14 +33,6 @@ GRANTS = "https://oauth2.googleapis.com/token"
 PATIENCE = 300.0
 """Seconds that a person has to sign in."""
 _PASSING = frozenset({"internal_failure", "server_error", "temporarily_unavailable"})
-
-
-def secure(url: str, setting: str) -> str:
-    """The URL, where what is sent to it stays secret. Raises ConfigError otherwise."""
-    given = urlsplit(url)
-    if given.scheme != "https" and given.hostname not in ("127.0.0.1", "localhost", "::1"):
-        raise ConfigError(f"the `{setting}` must begin with https://", hint="the token would be sent in the open")
-    return url
 
 
 class Auth:
@@ -126,7 +118,7 @@ class Auth:
                 f"{self._name}: `token` is missing", hint="say where the token of who signs in shall be stored"
             )
         for key in ("auth_uri", "token_uri"):
-            secure(self._client[key], key)
+            demand_tls(self._client[key], key)
         return None
 
     def _read(self, path: Path, setting: str) -> dict[str, Any]:
@@ -141,14 +133,14 @@ class Auth:
         return found
 
     def _service_account(self, found: Mapping[str, Any], subject: str | None) -> ServiceAccount:
-        secure(str(found.get("token_uri", "")), "token_uri")
+        demand_tls(str(found.get("token_uri", "")), "token_uri")
         try:
             return ServiceAccount.from_service_account_info(found, scopes=[SCOPE], subject=subject)  # type: ignore[no-untyped-call,no-any-return]
         except (GoogleAuthError, ValueError):  # its text may hold the key
             raise ConfigError(f"{self._name}: `credentials` is not a whole key file of a service account") from None
 
     def _user(self, found: dict[str, Any]) -> Credentials:
-        secure(str(found.get("token_uri", GRANTS)), "token_uri")
+        demand_tls(str(found.get("token_uri", GRANTS)), "token_uri")
         names = ("refresh_token", "client_id", "client_secret")
         if not all(isinstance(found.get(name), str) for name in names):
             raise ConfigError(f"{self._name}: the stored token is not whole", hint=self._anew())

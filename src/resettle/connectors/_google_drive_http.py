@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 import orjson
 import urllib3
 
-from resettle.calls import Caller, seconds_of
-from resettle.connectors._google_drive_auth import Auth, secure
+from resettle.calls import Caller, demand_tls, seconds_of
+from resettle.connectors._google_drive_auth import Auth
 from resettle.errors import TransientError
 
 UNITS_PER_MINUTE = 325_000
@@ -48,7 +48,8 @@ class Service:
     """
 
     def __init__(self, url: str, auth: Auth, call: Caller, pool: urllib3.PoolManager, *, queries: bool) -> None:
-        self._url = secure(url, "url").rstrip("/")
+        demand_tls(url, "url")
+        self._url = url.rstrip("/")
         self._auth, self._call, self._pool, self._queries = auth, call, pool, queries
         self._keys: dict[str, str] = {}
 
