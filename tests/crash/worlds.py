@@ -199,7 +199,7 @@ class AmplifyMedia(InSQLite):
         self.file = self.folder / "ledger" / "ledger.sqlite"
         self.file.parent.mkdir()
         self.variables["LEDGER"] = str(self.file)
-        self.objects = Objects(self.sandbox.store, stack.BUCKET)
+        self.objects = Objects(self.sandbox.store, self.sandbox.bucket)
         self.api: dict[str, list[dict[str, Any]]] = {}
         self.sandbox.api.data.now = lambda: datetime(2026, 1, 1, tzinfo=UTC)
         generate = stack.part("generate")

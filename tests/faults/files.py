@@ -126,7 +126,8 @@ class InS3(Service):
         assert held == set(keys)
         for key in keys:
             assert self._client.get_object(Bucket="target", Key=key)["Body"].read() == _of(key)
-        assert {key: count for (bucket, key), count in MADE.items() if bucket == "target"} == dict.fromkeys(keys, 1)
+        made = {key: count for (bucket, key), count in MADE.items() if bucket == "target"}
+        assert made == dict.fromkeys(keys, 1), f"made {made}"
 
 
 def _of(key: str) -> bytes:

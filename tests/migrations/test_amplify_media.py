@@ -50,6 +50,7 @@ class Migrated:
     def __init__(self, sandbox: Any, **variables: str) -> None:
         self.sandbox = sandbox
         self.drive, self.api, self.store = sandbox.drive, sandbox.api, sandbox.store
+        self.bucket: str = sandbox.bucket
         self.migration = load(FOLDER, "local", {**sandbox.variables, **variables})
 
     def plan(self, **options: Any) -> Plan:
@@ -90,12 +91,12 @@ class Migrated:
 
     def objects(self) -> dict[str, bytes]:
         with closing(self.store.client()) as client:
-            listed = client.list_objects_v2(Bucket=stack.BUCKET).get("Contents", [])
-            return {one["Key"]: client.get_object(Bucket=stack.BUCKET, Key=one["Key"])["Body"].read() for one in listed}
+            listed = client.list_objects_v2(Bucket=self.bucket).get("Contents", [])
+            return {one["Key"]: client.get_object(Bucket=self.bucket, Key=one["Key"])["Body"].read() for one in listed}
 
     def content_type(self, key: str) -> str:
         with closing(self.store.client()) as client:
-            return str(client.head_object(Bucket=stack.BUCKET, Key=key)["ContentType"])
+            return str(client.head_object(Bucket=self.bucket, Key=key)["ContentType"])
 
     def media(self) -> list[tuple[str, str]]:
         """The object's key and the observation's id of every Media record."""
@@ -103,7 +104,7 @@ class Migrated:
 
     def uploads(self) -> int:
         asked, unmet = (
-            sum(one.startswith(f"PUT /{stack.BUCKET}/") for one in requests)
+            sum(one.startswith(f"PUT /{self.bucket}/") for one in requests)
             for requests in (self.store.requests, self.store.unmet)
         )
         return asked - unmet
@@ -113,8 +114,10 @@ class Migrated:
 
 
 def key_of(url: str) -> str:
-    assert url.startswith(f"https://{stack.BUCKET}.s3.us-east-1.amazonaws.com/media/")
-    return unquote(url.partition(".com/")[2])
+    place, _, key = url.partition(".s3.us-east-1.amazonaws.com/")
+    assert place.startswith(f"https://{stack.BUCKET}-")
+    assert key.startswith("media/")
+    return unquote(key)
 
 
 def key(name: str, number: int) -> str:
@@ -425,8 +428,8 @@ def test_what_an_earlier_tool_stored_and_linked_is_reused(make: Callable[..., Mi
     m = make()
     m.observe(6000, 6001)
     m.put("6000-6001.jpg", body=b"there")
-    m.store.client().put_object(Bucket=stack.BUCKET, Key=key("6000-6001.jpg", 6000), Body=b"there")
-    url = f"https://{stack.BUCKET}.s3.us-east-1.amazonaws.com/{key('6000-6001.jpg', 6000)}"
+    m.store.client().put_object(Bucket=m.bucket, Key=key("6000-6001.jpg", 6000), Body=b"there")
+    url = f"https://{m.bucket}.s3.us-east-1.amazonaws.com/{key('6000-6001.jpg', 6000)}"
     theirs = {"id": "theirs", "url": url, "type": "PHOTO", "observationId": generate.observation_id(6000)}
     m.api.data.put("Media", {**theirs, "isAvailableForPublicUse": True})
     before = m.uploads()
@@ -540,7 +543,7 @@ def test_an_object_that_somebody_else_put_there_is_not_overwritten(make: Callabl
     m = make()
     m.observe(50)
     m.put("50.jpg", body=b"ours")
-    m.store.client().put_object(Bucket=stack.BUCKET, Key=key("50.jpg", 50), Body=b"theirs")
+    m.store.client().put_object(Bucket=m.bucket, Key=key("50.jpg", 50), Body=b"theirs")
     m.apply()
     assert m.reasons("held") == {"50.jpg": "exists_in_target"}
     assert (m.media(), m.objects()) == ([], {key("50.jpg", 50): b"theirs"})
@@ -574,7 +577,7 @@ def test_a_run_is_taken_back_but_not_what_it_reused(make: Callable[..., Migrated
     m = make()
     m.observe(6000, 6001)
     m.put("6000-6001.jpg")
-    url = f"https://{stack.BUCKET}.s3.us-east-1.amazonaws.com/{key('6000-6001.jpg', 6000)}"
+    url = f"https://{m.bucket}.s3.us-east-1.amazonaws.com/{key('6000-6001.jpg', 6000)}"
     theirs = {"id": "theirs", "url": url, "type": "PHOTO", "observationId": generate.observation_id(6000)}
     m.api.data.put("Media", {**theirs, "isAvailableForPublicUse": True})
     m.apply()

@@ -25,6 +25,7 @@ class Sandbox:
     drive: LocalDrive
     root: str
     store: LocalS3
+    bucket: str
     api: LocalAppSync
     variables: dict[str, str]
 
@@ -54,9 +55,10 @@ def sandbox(folder: Path, *, files: int = FILES, messy: bool = True) -> Iterator
     schema = (HERE / "schema.graphql").read_text("utf-8")
     with start_drive() as drive, start_s3() as store, start_appsync(schema) as api:
         root = drive.folder("Observations")
-        store.load(BUCKET)
+        bucket = store.named(BUCKET)
+        store.load(bucket)
         api.data.empty_pages = 1  # before each page of a list, as a filter or a deletion leaves them
-        made = Sandbox(drive, root, store, api, _variables(folder, drive, root, store, api))
+        made = Sandbox(drive, root, store, bucket, api, _variables(folder, drive, root, store, bucket, api))
         part("generate").generate(drive, root, api, files)
         if messy:
             _mess(made)
@@ -67,13 +69,15 @@ def sandbox(folder: Path, *, files: int = FILES, messy: bool = True) -> Iterator
             del _running[folder]
 
 
-def _variables(folder: Path, drive: LocalDrive, root: str, store: LocalS3, api: LocalAppSync) -> dict[str, str]:
+def _variables(
+    folder: Path, drive: LocalDrive, root: str, store: LocalS3, bucket: str, api: LocalAppSync
+) -> dict[str, str]:
     return {
         "DRIVE_FOLDER": root,
         "DRIVE_URL": drive.api,
         "GOOGLE_APPLICATION_CREDENTIALS": str(drive.client_file(folder / "client.json")),
         "GOOGLE_TOKEN": str(drive.token_file(folder / "token.json")),
-        "STORAGE_BUCKET": BUCKET,
+        "STORAGE_BUCKET": bucket,
         "AWS_REGION": REGION,
         "S3_ENDPOINT": store.endpoint,
         "S3_ACCESS_KEY": store.access_key,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from resettle.sandbox.postgres import start_postgres, supabase_roles
 from resettle.sandbox.s3 import LocalS3, start_s3
 
 HERE = Path(__file__).parent
-NUMBERS = itertools.count(1)
-"""Of stacks: the names of buckets are one namespace for a whole process."""
 
 
 @dataclass
@@ -90,10 +87,8 @@ def start(folder: Path, url: str) -> Iterator[Stack]:
     with ExitStack() as servers:
         appsync = servers.enter_context(start_appsync((HERE / "schema.graphql").read_text("utf-8")))
         s3, r2 = servers.enter_context(start_s3()), servers.enter_context(start_s3())
-        number = next(NUMBERS)
-        stack_ = Stack(
-            folder, appsync, s3, r2, url, f"omt-audio-files-local-{number}", f"el-local-media-files-{number}"
-        )
+        buckets = s3.named("omt-audio-files-local"), r2.named("el-local-media-files")
+        stack_ = Stack(folder, appsync, s3, r2, url, *buckets)
         s3.load(stack_.source)
         r2.load(stack_.target)
         RUNNING[folder] = stack_

@@ -31,7 +31,13 @@ class LocalS3(Behind):
 
     endpoint: str
     access_key: str
+    number: int
+    """Of this end among those of the process."""
     secret_key: str = field(default="sandbox-secret", repr=False)
+
+    def named(self, bucket: str) -> str:
+        """A bucket's name that no other end of the process has: names are one namespace for all of them."""
+        return f"{bucket}-{self.number}"
 
     def settings(self, bucket: str, **more: Any) -> dict[str, Any]:
         """What a connection of type `s3` is told to reach a bucket here."""
@@ -70,7 +76,7 @@ def start_s3() -> Iterator[LocalS3]:
     except ImportError:
         raise ConfigError("the sandbox needs moto", hint='pip install "resettle[sandbox]"') from None
     number = next(_NUMBERS)
-    local = LocalS3("", f"SANDBOX{number:09}")
+    local = LocalS3("", f"SANDBOX{number:09}", number)
     door = _Door(create_backend_app("s3"), local, f"{number:012}")
     try:
         with served(door) as local.endpoint:
