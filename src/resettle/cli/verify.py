@@ -18,7 +18,6 @@ from resettle.cli.options import (
     Json,
     Limit,
     MigrationPath,
-    Opened,
     Select,
     ShowValues,
     Var,
@@ -30,7 +29,6 @@ from resettle.cli.options import (
     print_json,
 )
 from resettle.engine import verify as verifying
-from resettle.mapping.model import Flow
 from resettle.report import html, summary
 from resettle.report.terminal import escape
 
@@ -63,7 +61,8 @@ def verify(
     chosen: dict[str, Any] = {"select": select, "where": where, "limit": limit, "show_values": show_values}
     chosen |= {"batch_size": batch_size, "workers": workers}
     with opened("verify", migration, env, var, json=json, verbose=verbose, progress=True, **chosen) as o:
-        found = _verified(o, sample, seed)
+        ledger, now = o.connections.ledger(), datetime.now(UTC)
+        found = verifying.verify(o.migration, o.connections, ledger, o.options, now, sample=sample, seed=seed)
     if json:
         print_json(found.as_json())
     else:
@@ -90,10 +89,10 @@ def report(
     chosen: dict[str, Any] = {"select": select, "batch_size": batch_size, "workers": workers}
     chosen["show_values"] = show_values
     with opened("report", migration, env, var, json=json, verbose=verbose, progress=True, **chosen) as o:
-        now = datetime.now(UTC)
-        found = _verified(o, sample, seed)
-        ledger, flows = o.connections.ledger(), o.migration.file.flows
-        places = {name: f"{flow.from_} → {', '.join(_into(flow))}" for name, flow in flows.items()}
+        ledger, now, flows = o.connections.ledger(), datetime.now(UTC), o.migration.file.flows
+        found = verifying.verify(o.migration, o.connections, ledger, o.options, now, sample=sample, seed=seed)
+        into = {name: dict.fromkeys(one.into for one in flow.all_outputs.values()) for name, flow in flows.items()}
+        places = {name: f"{flow.from_} → {', '.join(into[name])}" for name, flow in flows.items()}
         described = o.migration.file.description or ""
         scope = f" (only {', '.join(select)})" if select else ""
         scope += f", about {sample:,} records of each flow" if sample else ""
@@ -111,14 +110,3 @@ def report(
         out.print(f"Written to {escape(str(path))}")
     if found.exit_code:
         raise typer.Exit(found.exit_code)
-
-
-def _into(flow: Flow) -> list[str]:
-    return list(dict.fromkeys(output.into for output in flow.all_outputs.values()))
-
-
-def _verified(o: Opened, sample: int | None, seed: int) -> verifying.Verified:
-    now = datetime.now(UTC)
-    return verifying.verify(
-        o.migration, o.connections, o.connections.ledger(), o.options, now, sample=sample, seed=seed
-    )

@@ -44,6 +44,8 @@ from resettle.mapping.load import Migration
 __all__ = ["Finding", "FlowChecked", "Spot", "Verified", "verify"]
 
 _NONE = pa.chunked_array([], pa.string())
+_Standing = tuple[pa.Array, pa.Array, pa.Array]
+"""Which units the rules or the ledger hold or skip (null: neither), and which the ledger knows."""
 _FILE = {"missing": "no such file", "differs": "another size or checksum"}
 
 
@@ -149,7 +151,7 @@ class _FlowChecker:
         """Fetch and compare the rows of the records that ``run`` reads again."""
         self._run = run
         for prepared in filter(len, self._batches()):
-            shaped, wanted = self._wanted(prepared)
+            shaped, wanted, _ = self._wanted(prepared)
             for output, rows, known in self._outputs(prepared, shaped, wanted):
                 if output.name in self._digests and rows.num_rows:
                     self._checked.by_digest -= rows.num_rows - pc.sum(self._digests[output.name].filled(rows)).as_py()
@@ -177,11 +179,11 @@ class _FlowChecker:
         self._checked.read += prepared.read
         if not len(prepared):
             return
-        shaped, wanted = self._wanted(prepared)
-        self._count(prepared, shaped)
+        shaped, wanted, standing = self._wanted(prepared)
+        self._count(prepared, shaped, standing)
         if self._share < 1.0:
             wanted = pc.and_(wanted, self._chosen(shaped.units))
-        held = shaped.units["_unit"].filter(self._standing(prepared, shaped)[0]).combine_chunks()
+        held = shaped.units["_unit"].filter(standing[0]).combine_chunks()
         for output, rows, known in self._outputs(prepared, shaped, wanted):
             self._rows(output, rows, known)
             if output.place in self._exclusive:
@@ -199,23 +201,22 @@ class _FlowChecker:
             rows = renumbered(self._db, rows, known) if output.settles else rows
             yield output, rows, known
 
-    def _wanted(self, prepared: Prepared) -> tuple[Shaped, pa.Array]:
-        """The batch shaped, and which of its units must be in the target."""
+    def _wanted(self, prepared: Prepared) -> tuple[Shaped, pa.Array, _Standing]:
+        """The batch shaped, which of its units must be in the target, and how they stand."""
         shaped = prepared.shaped_with(looking(self._db, self._run.targets, prepared.known, self._numbers))
-        held, skipped, applied = self._standing(prepared, shaped)
-        return shaped, pc.and_(pc.invert(pc.fill_null(pc.or_kleene(held, skipped), False)), applied)
+        standing = held, skipped, applied = self._standing(prepared, shaped)
+        return shaped, pc.and_(pc.invert(pc.fill_null(pc.or_kleene(held, skipped), False)), applied), standing
 
-    def _standing(self, prepared: Prepared, shaped: Shaped) -> tuple[pa.Array, pa.Array, pa.Array]:
-        """Which units the rules or the ledger hold or skip (null: neither), and which the ledger knows."""
+    def _standing(self, prepared: Prepared, shaped: Shaped) -> _Standing:
         units, known = shaped.units, prepared.known
         status = pc.index_in(units["_unit"], known.units["unit"].combine_chunks())
         remembered = known.units["status"].combine_chunks().take(status)
         word = pc.coalesce(units["status"], remembered)
         return pc.equal(word, "held"), pc.equal(word, "skipped"), pc.is_valid(status)
 
-    def _count(self, prepared: Prepared, shaped: Shaped) -> None:
+    def _count(self, prepared: Prepared, shaped: Shaped, standing: _Standing) -> None:
         """Count the records by what became of them; one that was never applied is a finding."""
-        held, skipped, applied = self._standing(prepared, shaped)
+        held, skipped, applied = standing
         self._checked.held += pc.sum(held).as_py() or 0
         self._checked.skipped += (pc.sum(skipped).as_py() or 0) + prepared.settled["skipped"]
         out = pc.fill_null(pc.or_kleene(held, skipped), False)

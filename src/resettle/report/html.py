@@ -20,7 +20,6 @@ LISTED = 50
 """Findings that are listed; all are counted."""
 MOST_RUNS = 20
 """Runs that are listed, the latest."""
-
 MOST_FIGURES = 6
 """Runs whose own figures are shown, the latest."""
 
@@ -104,15 +103,14 @@ def page(
 
 def _verdict(verified: Verified) -> str:
     """One sentence for who reads no further, and what it rests on."""
-    wrong, held = sum(verified.counts.values()), sum(flow.held for flow in verified.flows)
-    read, rows = sum(flow.read for flow in verified.flows), sum(flow.rows for flow in verified.flows)
-    if wrong:
+    if verified.counts:
         kinds = ", ".join(f"{count:,} {_words(kind)}" for kind, count in verified.counts.most_common())
         kind, said = "bad", f"Not everything is as it should be: {kinds}."
-    elif held:
-        kind, said = "warn", f"All that was migrated arrived. {held_words(held)}, for somebody to decide."
+    elif verified.held:
+        kind, said = "warn", f"All that was migrated arrived. {held_words(verified.held)}, for somebody to decide."
     else:
         kind, said = "good", "Everything arrived."
+    read, rows = sum(flow.read for flow in verified.flows), sum(flow.rows for flow in verified.flows)
     cells = sum(flow.cells for flow in verified.flows)
     passed = sum(ok for _, ok, _ in verified.checks)
     rests = f"{read:,} source records read again, {rows:,} rows ({cells:,} cells) compared with the target"
@@ -149,7 +147,7 @@ def _unsettled(about: About, units: Sequence[Mapping[str, Any]]) -> str:
 def _findings(verified: Verified) -> str:
     shown = verified.findings[:LISTED]
     lines = [_row((_words(one.kind), one.flow, one.unit or "", one.detail)) for one in shown]
-    more = sum(verified.counts.values()) - len(shown)
+    more = verified.counts.total() - len(shown)
     rest = f'<p class="soft">and {more:,} more: <code>resettle verify</code></p>' if more > 0 else ""
     return _table(("what", "flow", "record", "in which way"), lines) + rest
 

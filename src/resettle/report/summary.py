@@ -209,8 +209,7 @@ def print_verified(console: Console, verified: Verified, *, spots: int) -> None:
 
 def print_verdict(console: Console, verified: Verified) -> None:
     """verify's last line."""
-    total = sum(verified.counts.values())
-    held = sum(flow.held for flow in verified.flows)
+    total, held = verified.counts.total(), verified.held
     if total:
         console.print(f"[red]{total:,} findings.[/]")
     elif held:

@@ -30,10 +30,13 @@ class LocalS3(Behind):
     """A running end. Keys other than its own are refused; its buckets are not seen from another one."""
 
     endpoint: str
-    access_key: str
     number: int
     """Of this end among those of the process."""
     secret_key: str = field(default="sandbox-secret", repr=False)
+
+    @property
+    def access_key(self) -> str:
+        return f"SANDBOX{self.number:09}"
 
     def named(self, bucket: str) -> str:
         """A bucket's name that no other end of the process has: names are one namespace for all of them."""
@@ -76,7 +79,7 @@ def start_s3() -> Iterator[LocalS3]:
     except ImportError:
         raise ConfigError("the sandbox needs moto", hint='pip install "resettle[sandbox]"') from None
     number = next(_NUMBERS)
-    local = LocalS3("", f"SANDBOX{number:09}", number)
+    local = LocalS3("", number)
     door = _Door(create_backend_app("s3"), local, f"{number:012}")
     try:
         with served(door) as local.endpoint:

@@ -73,6 +73,11 @@ class Verified:
             self.findings.append(finding)
 
     @property
+    def held(self) -> int:
+        """Records of all flows that are held."""
+        return sum(flow.held for flow in self.flows)
+
+    @property
     def exit_code(self) -> int:
         return 4 if self.counts else 0
 
