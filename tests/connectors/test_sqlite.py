@@ -12,8 +12,10 @@ import pytest
 
 from resettle.batch import TROUBLE, Action, Kind
 from resettle.calls import Caller
+from resettle.connectors.d1 import D1, D1Settings
 from resettle.connectors.sqlite import ERRORS, SQLite, SQLiteSettings, errors
 from resettle.errors import AccessError, ConfigError, ConnectorError, CorruptError, RejectedError, TransientError
+from resettle.sandbox.d1 import start_d1
 
 
 def opened(path: Path, script: str = "", **settings: Any) -> SQLite:
@@ -60,6 +62,35 @@ def test_orphans_from_before_do_not_refuse_a_nested_transaction(path: Path) -> N
         with pytest.raises(RejectedError), store.transaction():
             store.execute("INSERT INTO t VALUES (3, 98)")
     assert store.count("t") == 2
+
+
+ORDERED = """
+CREATE TABLE named (id TEXT PRIMARY KEY, word TEXT UNIQUE);
+CREATE TABLE numbered (id INTEGER PRIMARY KEY, word TEXT UNIQUE);
+"""
+
+
+def words(store: SQLite | D1, dataset: str) -> list[str]:
+    return [word for (word,) in store.execute(f"SELECT word FROM {dataset} ORDER BY rowid")]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "d1"])
+def test_rows_go_in_by_their_key_but_as_they_came_where_the_database_numbers_them(path: Path, kind: str) -> None:
+    opened(path, ORDERED).close()
+    with start_d1(path) as local:
+        store = (
+            SQLite("one", SQLiteSettings(path=path)) if kind == "sqlite" else D1("one", D1Settings(**local.settings()))
+        )
+        came = ["cherry", "apple", "banana"]
+        rows = pa.table({"id": ["1", "2", "3"], "word": came})
+        store.write("named", rows, ["word"], Action.CREATE)
+        store.write("numbered", rows.select(["word"]), ["word"], Action.CREATE)
+        store.write(
+            "numbered", pa.table({"id": pa.array([None, 9, None]), "word": ["z", "y", "x"]}), ["word"], Action.CREATE
+        )
+        assert words(store, "named") == sorted(came)
+        assert words(store, "numbered") == [*came, "z", "y", "x"]
+        store.close()
 
 
 def read(store: SQLite, dataset: str, rows: int = 100, wanted: int = 3) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +14,7 @@ from resettle.connectors._d1_http import LARGEST_REQUEST, Answer, Statement, bod
 from resettle.connectors._d1_read import fetch
 from resettle.connectors._d1_sql import Staged
 from resettle.connectors._d1_values import Chunk, chunks
-from resettle.connectors._sqlite import kept, quote
+from resettle.connectors._sqlite import in_key_order, kept, quote
 from resettle.errors import RejectedError, TransientError
 
 ALARM = re.compile(r"resettle_alarm_(\d+)")
@@ -70,10 +70,12 @@ class Pending:
             self.statements.append(Statement(sql, chunk.parameters))
 
     def write(self, write: Write) -> None:
-        schema, rows = write.schema, write.rows
-        if not rows.num_rows:
+        if not write.rows.num_rows:
             return
-        refuse_inexact(schema, rows)
+        refuse_inexact(write.schema, write.rows)
+        if write.action is Action.CREATE:
+            write = replace(write, rows=in_key_order(write.schema, write.rows, write.key))
+        schema, rows = write.schema, write.rows
         self.writes.append(write)
         self.largest = max(self.largest, rows.num_rows)
         target, pieces = f"main.{quote(schema.dataset)}", list(chunks(rows))

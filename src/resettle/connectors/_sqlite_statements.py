@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from resettle.batch import Action, Kind, Schema
 from resettle.calls import Translate
-from resettle.connectors._sqlite import NUMBER, Rows, bare, cells, kept, quote, storage_of
+from resettle.connectors._sqlite import NUMBER, Rows, bare, cells, in_key_order, kept, quote, storage_of
 from resettle.errors import ConnectorError, RejectedError
 
 STAGED = "resettle_rows"
@@ -258,7 +258,7 @@ def write(connection: sqlite3.Connection, schema: Schema, rows: pa.Table, key: S
     """
     if action is Action.CREATE and _unlinked(schema, key) and not _may_be_inexact(schema, rows):
         try:
-            insert(connection, f"main.{quote(schema.dataset)}", rows)
+            insert(connection, f"main.{quote(schema.dataset)}", in_key_order(schema, rows, key))
             return
         except sqlite3.IntegrityError:
             if not connection.in_transaction:  # a trigger rolled everything back
