@@ -119,6 +119,20 @@ def test_what_a_run_changed_is_put_back_and_can_be_applied_again(project: MakePr
     assert p.verify().exit_code == 0
 
 
+def test_that_a_record_caught_up_with_an_edit_is_forgotten_too(project: MakeProject, database: str) -> None:
+    p = project(target=database, people=[person(1)])
+    p.apply()
+    p.sql("UPDATE people SET name = 'Edited'")
+    memory = p.remembered()["rows"]
+    p.put(people=[person(1, "Edited")])
+    assert actions(p.apply()) == {"unchanged": 1}
+    assert kept(rollback(p, 2)) == {}
+    assert [row[:6] for row in p.remembered()["rows"]] == [row[:6] for row in memory]
+    p.put(people=[person(1, "Changed")])
+    p.apply()
+    assert p.held == {"p1": "edited_in_target"}, "we know again that the edit is somebody else's"
+
+
 def test_two_runs_are_undone_one_after_the_other(project: MakeProject, database: str) -> None:
     p = family(project, database)
     before = tables(p, *FAMILY_TABLES)

@@ -49,6 +49,7 @@ _IMAGES = pa.schema(
 
 
 _NOTED = pa.array([str(status) for status in (Status.HELD, Status.SKIPPED, Status.FAILED, Status.PARTIAL)])
+_LEFT = pa.array([str(Action.REUSE), str(Action.UNCHANGED)])
 _LOOKED_AT_AGAIN = pa.array([str(Status.FAILED), str(Status.PARTIAL)])
 """Statuses of units that the next run looks at, whether or not their record has changed."""
 
@@ -70,8 +71,7 @@ def record_of(
         created.append(_created(connection, output, made, rows))
         changed.append(_changed(made, rows))
         overwritten = made.having(Action.PATCH if output.patch else Action.UPDATE)
-        reused = made.having(Action.REUSE)
-        left = reused.filter(reused["_known"])
+        left = made.rows.filter(pc.and_(made.rows["_known"], pc.is_in(made.rows["_action"], _LEFT)))
         if overwritten.num_rows or left.num_rows:
             known = prepared.known.rows.filter(pc.equal(prepared.known.rows["output"], made.number))
             found = [_images(connection, output, made, overwritten)] if overwritten.num_rows else []
@@ -192,13 +192,15 @@ def _images(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: De
 
 
 def _left(connection: duckdb.DuckDBPyConnection, rows: pa.Table, known: pa.Table) -> pa.Table:
-    """Images of no column: of rows that are left to their owners from now on, only what is remembered changes."""
-    connection.register("_u", rows.select(["_unit", "_n", "_key", "_fp"]))
+    """Images of no column, where only what is remembered changes: of rows that are left to their owners from now on,
+    and of those that somebody else had changed to what the record says now."""
+    connection.register("_u", rows.select(["_unit", "_n", "_key", "_fp", "_action"]))
     connection.register("_k", known)
     found = query(
         connection,
         "SELECT u._unit AS unit, u._n AS n, u._key AS target_key, '{}' AS image FROM _u u JOIN _k k"
-        " ON k.unit = u._unit AND k.n = u._n WHERE k.reused = 0 OR k.fp IS DISTINCT FROM u._fp",
+        " ON k.unit = u._unit AND k.n = u._n"
+        " WHERE (k.reused = 0 AND u._action = 'reuse') OR k.fp IS DISTINCT FROM u._fp",
     )
     connection.unregister("_u")
     connection.unregister("_k")
