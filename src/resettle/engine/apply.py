@@ -38,6 +38,7 @@ from resettle.engine.flow import (
 from resettle.engine.patch import documents
 from resettle.engine.plan import Plan, check_fresh, decision_hashes, plan
 from resettle.engine.remember import record_of
+from resettle.engine.rounds import Rounds
 from resettle.engine.uniques import Hashes, contains
 from resettle.errors import RejectedError, StalePlanError
 from resettle.ledger.ledger import Ledger
@@ -142,12 +143,15 @@ class Writer:
         for copier in self._flow.copiers.values():
             copier.target.abandon(copier.into)
         with self._flow.prepared(ahead=ahead, rows=self._flow.rows) as batches:
-            for prepared in batches:
+            rounds = Rounds(batches, self._flow.rows)
+            for prepared in rounds:
                 options.progress(self._flow.name, "writing", self._counts)
-                for decision in self._write(prepared):
+                decisions = self._write(prepared)
+                for decision in decisions:
                     self._foreseen.accept(self._flow.name, decision)
                     count_decision(self._counts, self._flow.shape, decision, self._db, show_values=options.show_values)
                 count_prepared(self._counts, prepared)
+                self._counts.read -= rounds.decided(prepared, decisions)
                 if options.stop.is_set():
                     return
         summarise(self._counts, self._flow.shape, self._db)
@@ -160,6 +164,7 @@ class Writer:
         done = None
         if self._outside:
             done = self._first_outside(prepared)
+            prepared = prepared.of(done.units["_unit"].combine_chunks())
             prepared = replace(prepared, known=self._ledger.known(self._flow.name, prepared.units))
         try:
             return [self._commit(prepared, None, done)]

@@ -70,7 +70,7 @@ class Decider:
         self._empty = {(o.connection, o.dataset): targets[o.connection].empty(o.dataset) for o in shape.outputs}
 
     def decide(self, prepared: Prepared, *, optimistic: bool, lock: bool) -> Decision:
-        """Decide a batch.
+        """Decide a batch. Units whose rows are early, because what they point at may still come, are left out.
 
         ``optimistic`` trusts that a target which was empty when the flow began holds only what this run made: a
         first load asks it nothing. ``lock`` keeps the rows we looked at as they are until the transaction ends.
@@ -92,12 +92,16 @@ class Decider:
         if prepared.known.rows.num_rows:
             wanted = {number: rows for number, (rows, _) in zip(self._numbers, decided, strict=True)}
             units = left_behind(self._db, units, prepared.known.rows, wanted)
-        trouble += self._links.lost([rows for rows, _ in decided], trouble)
-        if trouble:
-            units, decided = hold(units, decided, pa.concat_tables(trouble))
+        lost, early = self._links.lost([rows for rows, _ in decided], trouble)
+        trouble += lost if prepared.may_wait else [*lost, *early]
+        units, decided = hold(units, decided, trouble)
+        exploded = shaped.rows
+        if early and prepared.may_wait:
+            units, exploded, decided = _without(pa.concat_tables(early)["unit"], units, exploded, decided)
+        if trouble or early:
             decided = [(self._bereft(o, rows), p) for o, (rows, p) in zip(self._shape.outputs, decided, strict=True)]
         return Decision(
-            settled(units, [rows for rows, _ in decided], prepared, shaped.rows),
+            settled(units, [rows for rows, _ in decided], prepared, exploded),
             tuple(
                 Decided(
                     number,
@@ -112,7 +116,7 @@ class Decider:
                     zip(self._numbers, self._shape.outputs, decided, strict=True)
                 )
             ),
-            shaped.rows,
+            exploded,
             conflicts,
         )
 
@@ -129,7 +133,7 @@ class Decider:
 
     def hold(self, decision: Decision, refusals: pa.Table) -> Decision:
         """The decision without the units that the target refuses (unit, reason, detail)."""
-        units, kept = hold(decision.units, [(made.rows, made.present) for made in decision.outputs], refusals)
+        units, kept = hold(decision.units, [(made.rows, made.present) for made in decision.outputs], [refusals])
         left = [self._bereft(output, rows) for output, (rows, _) in zip(self._shape.outputs, kept, strict=True)]
         outputs = tuple(
             replace(made, rows=rows, new_keys=self._links.new_keys(output, rows))
@@ -336,6 +340,19 @@ class Decider:
         create = pc.equal(rows["_action"], str(Action.CREATE))
         hit = pc.and_(pa.array(again), create)
         return in_conflict(rows, hit, "duplicate_key")
+
+
+def _without(
+    early: pa.ChunkedArray, units: pa.Table, exploded: pa.Table, decided: Sequence[tuple[pa.Table, pa.Table]]
+) -> tuple[pa.Table, pa.Table, list[tuple[pa.Table, pa.Table]]]:
+    """Nothing of these units, but of those that are held for another reason."""
+    going = units.filter(pc.is_null(units["status"]))["_unit"].combine_chunks()
+    waits = going.filter(pc.is_in(going, early.combine_chunks()))
+
+    def rest(table: pa.Table) -> pa.Table:
+        return table.filter(pc.invert(pc.is_in(table["_unit"], waits)))
+
+    return rest(units), rest(exploded), [(rest(rows), present) for rows, present in decided]
 
 
 _DECIDED = ("_action", "_reason", "_known", "_present")

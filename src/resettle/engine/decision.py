@@ -80,7 +80,7 @@ class Decided:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one batch becomes.
+    """What one batch becomes; of units that wait for others it does not speak.
 
     units:    _unit, _raw, status (never null), reason, detail, warnings
     exploded: of a flow with `rows:`: _unit, skip, wait, row, as shaped
@@ -142,10 +142,16 @@ def trouble_of(bad: pa.Table, output: OutputShape) -> pa.Table:
 
 
 def hold(
-    units: pa.Table, decided: Sequence[tuple[pa.Table, pa.Table]], trouble: pa.Table
+    units: pa.Table, decided: Sequence[tuple[pa.Table, pa.Table]], trouble: Sequence[pa.Table]
 ) -> tuple[pa.Table, list[tuple[pa.Table, pa.Table]]]:
     """Hold whole units (or fail them, where time may mend it): none of their rows is written in any output."""
-    first = trouble.group_by("unit", use_threads=False).aggregate([("reason", "first"), ("detail", "first")])
+    if not trouble:
+        return units, list(decided)
+    first = (
+        pa.concat_tables(trouble)
+        .group_by("unit", use_threads=False)
+        .aggregate([("reason", "first"), ("detail", "first")])
+    )
     keys = first["unit"].combine_chunks()
     at = pc.index_in(units["_unit"], keys)
     hit = pc.is_valid(at)

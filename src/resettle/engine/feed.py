@@ -49,8 +49,12 @@ class Prepared:
     units: pa.Array
     known: Known
     read: int
-    made: Shaped | tuple[Started, Finish]
+    made: Shaped | Started
     settled: Counter[str] = field(default_factory=Counter)
+    finish: Finish | None = None
+    """How it is shaped to its end, where it is only begun."""
+    may_wait: bool = True
+    """Whether a row may wait for a row of this flow that has not come yet; else it points nowhere."""
 
     def __len__(self) -> int:
         return len(self.units)
@@ -59,16 +63,16 @@ class Prepared:
         """What the batch should become, given what it may reuse."""
         if isinstance(self.made, Shaped):
             return self.made
-        started, finish = self.made
-        return finish(started, self.known, settle)
+        assert self.finish is not None
+        return self.finish(self.made, self.known, settle)
+
+    def of(self, units: pa.Array) -> Prepared:
+        """Some of its units; they count as read with the whole."""
+        return replace(self, units=units, read=0, made=self.made.of(units), settled=Counter())
 
     def part(self, start: int, stop: int) -> Prepared:
-        """Some of its units, for isolating a refused one; they count as read with the whole."""
-        units = self.units.slice(start, stop - start)
-        if isinstance(self.made, Shaped):
-            return Prepared(units, self.known, 0, self.made.of(units))
-        started, finish = self.made
-        return Prepared(units, self.known, 0, (started.of(units), finish))
+        """Some of its units in a row, for isolating a refused one."""
+        return self.of(self.units.slice(start, stop - start))
 
     def refusal(self, reason: str, detail: str) -> pa.Table:
         """All its units, refused by the target for this reason."""
@@ -208,8 +212,10 @@ class Feed:
         rows = self._hold_twins(rows, known)
         rows = self._date(rows, known)
         started = shaping.start(self._db, self._shape, rows, self._resolver)
-        made = (started, self.finish) if self._shape.late else self.finish(started, known, shaping.settled)
-        return Prepared(rows["_unit"].combine_chunks(), known, looked.read, made, settled)
+        units = rows["_unit"].combine_chunks()
+        if self._shape.late:
+            return Prepared(units, known, looked.read, started, settled, self.finish)
+        return Prepared(units, known, looked.read, self.finish(started, known, shaping.settled), settled)
 
     def finish(self, started: Started, known: Known, settle: Settle) -> Shaped:
         """Shape to the end: with what is remembered of the units, and what their outputs may reuse."""

@@ -30,25 +30,32 @@ class Links:
     ) -> None:
         self._shape, self._targets, self._db, self._foreseen = shape, targets, connection, foreseen
 
-    def lost(self, outputs: Sequence[pa.Table], trouble: Sequence[pa.Table]) -> list[pa.Table]:
-        """Units whose rows point nowhere, and those that point at them, until no more are found."""
-        found: list[pa.Table] = []
-        own = {(output.connection, output.dataset) for output in self._shape.outputs}
-        inner = any((o.connection, k.target) in own for o in self._shape.outputs for k in o.schema.foreign_keys)
+    def lost(self, outputs: Sequence[pa.Table], trouble: Sequence[pa.Table]) -> tuple[list[pa.Table], list[pa.Table]]:
+        """Units whose rows point nowhere, and those that point at them, until no more are found.
+
+        First those that point at a dataset of another flow, then those at one that this flow writes: what these
+        point at may still come.
+        """
+        found: list[tuple[bool, pa.Table]] = []
         while True:
-            gone = [chunk for table in [*trouble, *found] for chunk in table["unit"].chunks]
+            gone = [chunk for table in [*trouble, *(table for _, table in found)] for chunk in table["unit"].chunks]
             going = list(outputs)
             if gone:
                 held = pa.chunked_array(gone, pa.string()).combine_chunks()
                 going = [rows.filter(pc.invert(pc.is_in(rows["_unit"], held))) for rows in outputs]
             pairs = zip(self._shape.outputs, going, strict=True)
-            more = [table for output, rows in pairs for table in self._orphans(output, rows, going)]
+            more = [one for output, rows in pairs for one in self._orphans(output, rows, going)]
             found += more
-            if not (more and inner):
-                return found
+            if not more or not any(self._inner(o, key) for o in self._shape.outputs for key in o.schema.foreign_keys):
+                return [table for inner, table in found if not inner], [table for inner, table in found if inner]
 
-    def _orphans(self, output: OutputShape, rows: pa.Table, done: Sequence[pa.Table]) -> list[pa.Table]:
-        """Rows to write whose foreign key points at nothing, neither in the target nor foreseen."""
+    def _inner(self, output: OutputShape, foreign_key: ForeignKey) -> bool:
+        """Whether it points at a dataset that this very flow writes."""
+        return any((o.connection, o.dataset) == (output.connection, foreign_key.target) for o in self._shape.outputs)
+
+    def _orphans(self, output: OutputShape, rows: pa.Table, done: Sequence[pa.Table]) -> list[tuple[bool, pa.Table]]:
+        """Rows to write whose foreign key points at nothing, neither in the target nor foreseen, and whether it is
+        inner."""
         if not output.schema.foreign_keys:
             return []
         names = {name for key in output.schema.foreign_keys for name in key.columns} & set(output.names)
@@ -57,7 +64,7 @@ class Links:
         if not writes.num_rows:
             return []
         return [
-            held
+            (self._inner(output, foreign_key), held)
             for foreign_key in output.schema.foreign_keys
             if set(foreign_key.columns) <= set(output.names)
             and (held := self._points_nowhere(output, foreign_key, writes, done)) is not None

@@ -23,6 +23,7 @@ from resettle.engine.count import count_decision, count_prepared, summarise
 from resettle.engine.decide import Decider
 from resettle.engine.decision import Decision, Foreseen
 from resettle.engine.flow import Connections, FlowRun, Options, foresee, open_flow, remembering, selected
+from resettle.engine.rounds import Rounds
 from resettle.engine.uniques import Hashes
 from resettle.errors import PlanError, StalePlanError
 from resettle.ledger.ledger import Ledger
@@ -85,12 +86,14 @@ def plan_flow(run: FlowRun, ledger: Ledger, foreseen: Foreseen) -> tuple[Counts,
     decider = Decider(run.shape, targets, database, foreseen, ledger)
     hashes = array("q")  # grows in one piece
     with run.prepared() as batches:
-        for prepared in batches:
+        rounds = Rounds(batches, run.rows)
+        for prepared in rounds:
             count_prepared(counts, prepared)
             run.options.progress(run.name, "reading", counts)
             if not len(prepared):
                 continue
             decision = decider.decide(prepared, optimistic=True, lock=False)
+            counts.read -= rounds.decided(prepared, [decision])
             foreseen.accept(run.name, decision)
             count_decision(counts, run.shape, decision, database, show_values=run.options.show_values)
             hashes.frombytes(decision_hashes(database, decision).tobytes())
