@@ -77,6 +77,7 @@ PYTHON_ROWS = {
     "connectors/_s3_memory.py": "what a listing said of the objects that are asked for",
     "connectors/_sqlite.py": "the driver takes and gives rows of Python objects",
     "connectors/_sqlite_statements.py": "units of a refused batch",
+    "connectors/_postgres_read.py": "texts of types that the server alone knows, to ask how it spells them",
     "connectors/_postgres_write.py": "units of a refused batch",
     "mapping/functions.py": "Python functions of a migration, exact JSON and exact numbers, by value",
     "engine/problems.py": "records in trouble, to explain them",

@@ -179,6 +179,15 @@ class Batching(Protocol):
 
 
 @runtime_checkable
+class Spelling(Protocol):
+    """A target with types of its own (`Kind.OTHER`), whose values it spells in its own way."""
+
+    def as_stored(self, dataset: str, column: str, texts: pa.Array) -> pa.Array:
+        """Each text as `fetch` would give it back once it was written; null where the target would refuse it."""
+        ...
+
+
+@runtime_checkable
 class Remembering(Protocol):
     """A target without transactions, of which one listing may answer many a `fetch`."""
 

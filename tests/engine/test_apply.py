@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
 
 from resettle.batch import Column, ForeignKey, Kind, Schema
@@ -667,6 +668,56 @@ def test_migration_time_stays_that_of_the_run_that_first_saw_the_unit(project: M
     p.apply()
     times = [(made - START).total_seconds() / 3600 for _, made in p.rows("people", "id, made")]
     assert times == [1, 1, 2], "also of a unit that was held at first"
+
+
+SPELT = [
+    ("inet", "2001:DB8::1", "2001:db8::2", "no address"),
+    ("interval", "1 day", "26 hours", "soon"),
+    ("money", "12.5", "1,000", "much"),
+    ("int4range", "[1, 4]", "(1,7]", "[4,1]"),
+    ("macaddr", "08-00-2B-01-02-03", "08002b010204", "none"),
+    ("text[]", '{"a", b}', "{ c }", "{a"),
+    ("bpchar", "ab  ", "abc ", None),
+    ("jsonpath", "$.a", "$.b", "$."),
+]
+
+
+@pytest.mark.parametrize(("kind", "first", "second", "bad"), SPELT, ids=[kind for kind, *_ in SPELT])
+def test_a_value_that_the_target_spells_in_its_own_way_is_the_same_value(
+    project: MakeProject, kind: str, first: str, second: str, bad: str | None
+) -> None:
+    flow = "things: {from: src.things, unit: id, into: app.things, columns: {id: id, value: value}}"
+    table = f"CREATE TABLE things (id TEXT PRIMARY KEY, value {kind})"
+    records = [{"id": "ours", "value": first}, {"id": "theirs", "value": first}, {"id": "null", "value": None}]
+    if bad is not None:
+        records.append({"id": "bad", "value": bad})
+    p = project(flow, table, target="postgres", things=records)
+    p.sql(f"INSERT INTO things VALUES ('theirs', '{first}')")
+    assert counts(p.plan()) == counts(applied := p.apply())
+    assert actions(applied) == {"create": 2, "reuse": 1}
+    assert p.held == ({"bad": "cast"} if bad is not None else {})
+    assert not actions(p.apply())
+    assert p.verify().findings == []
+    p.put(things=[{"id": "ours", "value": second}, *records[1:]])
+    assert actions(p.apply()) == {"update": 1}
+    same = f"SELECT value::text = '{second}'::{kind}::text FROM things WHERE id = 'ours'"
+    assert p.sql(same) == [(True,)]
+
+
+def test_a_server_that_cannot_tell_beforehand_is_asked_until_the_refused_stand_alone(
+    project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Postgres 16."""
+    monkeypatch.setattr(psycopg.ConnectionInfo, "server_version", 150000)
+    flow = "things: {from: src.things, unit: id, into: app.things, columns: {id: id, value: value}}"
+    table = "CREATE TABLE things (id TEXT PRIMARY KEY, value inet)"
+    values = ["10.0.0.1", "none", None, "::FFFF:1", "10.0.0.1", "", "10.0.0.0/8"]
+    records = [{"id": f"t{n}", "value": value} for n, value in enumerate(values)]
+    p = project(flow, table, target="postgres", things=records)
+    assert counts(p.plan()) == counts(p.apply())
+    assert p.held == {"t1": "cast", "t5": "cast"}
+    assert p.detail("t1") == "things.value: a text of 4 characters does not become inet"
+    assert p.verify().findings == []
 
 
 def test_where_chooses_records(project: MakeProject) -> None:

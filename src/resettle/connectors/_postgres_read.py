@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -13,7 +13,7 @@ from resettle.batch import ForeignKey, Kind
 from resettle.connectors._postgres_catalogue import KINDS, Connection, Field, Relation
 from resettle.connectors._postgres_copy import Taken, copy_out, keys_as_rows, take
 from resettle.connectors._postgres_write import equal
-from resettle.errors import ConfigError
+from resettle.errors import ConfigError, RejectedError
 
 _SAMPLE = 32
 """Pages looked at for each cut between two parts."""
@@ -160,6 +160,33 @@ def query(connection: Connection, asked: str, parameters: Sequence[Any]) -> pa.T
     return answer.cast(
         pa.schema([(f.name, pa.binary() if pa.types.is_fixed_size_binary(f.type) else f.type) for f in answer.schema])
     )
+
+
+def as_stored(ask: Callable[[Sequence[str]], list[str | None]], texts: pa.Array) -> pa.Array:
+    """What ``ask`` makes of each text; null where it refuses it."""
+
+    def each(some: Sequence[str]) -> list[str | None]:
+        try:
+            return ask(some)
+        except RejectedError:
+            if len(some) == 1:
+                return [None]
+        return [*each(some[: len(some) // 2]), *each(some[len(some) // 2 :])]
+
+    encoded = texts.dictionary_encode()
+    return pa.array(each(encoded.dictionary.to_pylist()), pa.string()).take(encoded.indices)
+
+
+def read_back(connection: Connection, field: Field, texts: Sequence[str]) -> list[str | None]:
+    """Each text as it is read back once it is a value of the column's type. Raises for one that is none, where the
+    server cannot tell beforehand (before Postgres 16): then for all."""
+    text = "{v}::text" if field.base == "bpchar" else "format('%%s', {v})"
+    told = "case when pg_input_is_valid(v, {native}) then {text} end"
+    asked = sql.SQL(told if connection.info.server_version >= 160000 else "{text}").format(
+        native=sql.Literal(field.cast.as_string()), text=sql.SQL(text).format(v=sql.SQL("v::{}").format(field.cast))
+    )
+    statement = sql.SQL("select {} from unnest(%s::text[]) with ordinality u(v, n) order by n").format(asked)
+    return [found for (found,) in connection.execute(statement, [list(texts)])]
 
 
 def _taken(field: Field, *, text: bool = False) -> Taken:

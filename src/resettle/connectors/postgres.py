@@ -255,6 +255,13 @@ class Postgres:
 
         return self._sessions.run(work, readonly=not lock)
 
+    def as_stored(self, dataset: str, column: str, texts: pa.Array) -> pa.Array:
+        def ask(some: Sequence[str]) -> list[str | None]:
+            with self.transaction(readonly=True):
+                return self._reading(lambda c: reading.read_back(c, self._relation(c, dataset).field(column), some))
+
+        return reading.as_stored(ask, texts)
+
     def write(self, dataset: str, rows: pa.Table, key: Sequence[str], action: Action) -> None:
         def work(connection: Connection) -> None:
             relation = self._relation(connection, dataset)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from resettle.batch import Column, Schema
-from resettle.connector import Batching, Concurrent, Remembering, Source, Target
+from resettle.connector import Batching, Concurrent, Remembering, Source, Spelling, Target
 from resettle.engine.balance import Counts
 from resettle.engine.bodies import Copier, copier
 from resettle.engine.compile import Compiler
@@ -27,7 +27,8 @@ from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Feed, Prepared
 from resettle.engine.lookups import Lookups
 from resettle.engine.shape import Ids, Resolver
-from resettle.engine.statements import FlowShape
+from resettle.engine.spelling import Spelt
+from resettle.engine.statements import FlowShape, OutputShape
 from resettle.errors import ConfigError, MappingError, ResettleError
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.columns import quote
@@ -246,7 +247,7 @@ def open_flow(
     feed = Feed(
         shape,
         ledger,
-        Resolver(_target_keys(migration, ledger, foreseen), options.ids),
+        Resolver(_target_keys(migration, ledger, foreseen), options.ids, spelt=_spelling(targets)),
         database,
         digest=digest,
         started_at=started_at,
@@ -352,6 +353,14 @@ def _target_keys(
         return found
 
     return target_keys
+
+
+def _spelling(targets: Mapping[str, Target]) -> Spelt:
+    def spelt(output: OutputShape, column: str, texts: pa.Array) -> pa.Array:
+        target = targets[output.connection]
+        return target.as_stored(output.dataset, column, texts) if isinstance(target, Spelling) else texts
+
+    return spelt
 
 
 def _where(text: str | None, shape: FlowShape, database: duckdb.DuckDBPyConnection) -> Parsed | None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from resettle.batch import TROUBLE, Kind
 from resettle.engine.fingerprint import as_duckdb, as_wire
 from resettle.engine.problems import failed, hold, problems_of
+from resettle.engine.spelling import Spelt, as_stored, as_they_are
 from resettle.engine.statements import FlowShape, OutputShape, struct_sql
 from resettle.engine.uuids import from_text
 from resettle.errors import ConfigError
@@ -96,12 +97,14 @@ def settled(place: int, output: OutputShape, rows: pa.Table) -> tuple[pa.Table, 
 
 @dataclass(frozen=True)
 class Resolver:
-    """What shaping needs from the ledger and the run: the id map, ids for minting, what `match:` outputs reuse."""
+    """What shaping needs from the ledger, the target and the run: the id map, ids for minting, what `match:` outputs
+    reuse, how the target spells values of its own types."""
 
     target_keys: Callable[[str, str | None, pa.Array], pa.Table]
     ids: Ids
     minted: Minted = _none_minted
     settle: Settle = settled
+    spelt: Spelt = as_they_are
 
 
 def unit_keys(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table) -> pa.Array:
@@ -310,6 +313,8 @@ def _output(
         for name in names:
             connection.unregister(name)
     shaped = as_wire(shaped.drop_columns(["_problem"]), output.written)
+    shaped, bad = as_stored(connection, output, shaped, fine, resolver.spelt)
+    problems += bad
     return shaped.filter(fine) if output.settles else shaped, problems
 
 
