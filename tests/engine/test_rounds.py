@@ -16,7 +16,7 @@ from tests.engine.conftest import MakeProject, actions, counts, statuses
 
 NODES = "nodes: {from: src.nodes, unit: id, into: app.nodes, columns: {id: id, parent: parent}}"
 NODES_TABLE = "CREATE TABLE nodes (id TEXT PRIMARY KEY, parent TEXT REFERENCES nodes (id))"
-MANY = 40
+MANY = 15
 
 
 def chain(order: str) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def chain(order: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("order", ["as they come", "backwards", "mixed"])
-@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("size", [1, 4])
 def test_one_run_writes_all_in_whatever_order_they_come(
     project: MakeProject, database: str, size: int, order: str
 ) -> None:
@@ -71,7 +71,6 @@ def test_a_saved_plan_of_rows_that_wait_is_applied(project: MakeProject) -> None
     assert statuses(applied) == {"done": MANY}
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_a_row_that_others_reuse_may_wait_too(project: MakeProject, database: str) -> None:
     """The first to want a row waits: the next one makes it."""
     flow = """
@@ -96,7 +95,7 @@ def test_a_row_that_others_reuse_may_wait_too(project: MakeProject, database: st
     assert not actions(p.apply(batch_size=3))
 
 
-@pytest.mark.parametrize("after", range(1, 9))
+@pytest.mark.parametrize("after", (1, 2, 4))
 def test_a_run_that_is_stopped_while_records_wait_balances(project: MakeProject, after: int) -> None:
     p = project(NODES, NODES_TABLE, nodes=chain("as they come"))
     stop, batches = threading.Event(), 0
@@ -107,10 +106,10 @@ def test_a_run_that_is_stopped_while_records_wait_balances(project: MakeProject,
         if batches == after:
             stop.set()
 
-    applied = p.apply(batch_size=10, stop=stop, progress=progress)
+    applied = p.apply(batch_size=5, stop=stop, progress=progress)
     done = statuses(applied).get("done", 0)
     assert (applied.status, len(p.rows("nodes"))) == ("interrupted" if done < MANY else "done", done)
-    assert statuses(p.apply(batch_size=10)).get("done", 0) == MANY - done
+    assert statuses(p.apply(batch_size=5)).get("done", 0) == MANY - done
     assert not actions(p.apply())
 
 

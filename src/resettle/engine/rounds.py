@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import replace
 from typing import IO
 
@@ -35,13 +35,12 @@ class Rounds:
     def __iter__(self) -> Iterator[Prepared]:
         yield from self._batches
         helped = True
-        with ExitStack() as stack:
-            while self._aside.count:
-                aside, self._aside = self._aside, _Aside()
-                stack.callback(aside.close)
+        while self._aside.count:
+            aside, self._aside = self._aside, _Aside()
+            with closing(aside):
                 for prepared in aside.batches(self._rows):
                     yield prepared if helped else replace(prepared, may_wait=False)
-                helped = self._aside.count < aside.count
+            helped = self._aside.count < aside.count
 
     def decided(self, prepared: Prepared, decisions: Sequence[Decision]) -> int:
         """Set aside the units of which no decision speaks, to be read again, as it were; how many they are."""
