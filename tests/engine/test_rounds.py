@@ -95,7 +95,7 @@ def test_a_row_that_others_reuse_may_wait_too(project: MakeProject, database: st
     assert not actions(p.apply(batch_size=3))
 
 
-@pytest.mark.parametrize("after", (1, 2, 4))
+@pytest.mark.parametrize("after", [1, 2, 4])
 def test_a_run_that_is_stopped_while_records_wait_balances(project: MakeProject, after: int) -> None:
     p = project(NODES, NODES_TABLE, nodes=chain("as they come"))
     stop, batches = threading.Event(), 0
