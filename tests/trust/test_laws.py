@@ -190,22 +190,21 @@ def at_rest(kind: str, url: str, records: Sequence[dict[str, Any]], chance: rand
     owners.make_tables()
     p.flows(ORDERED.flows[0])
     try:
-        for _ in range(12):  # a chain of bosses in the worst order takes a run for each of its links
+        for _ in range(2):
             p.opened_before = {"src": Shuffled(records, chance)}
             with unsteady(chance):
                 done = p.apply(batch_size=chance.choice([1, 2, 3, 100]), workers=chance.choice([1, 3]))
-            if not actions(done).keys() & {"create", "update"}:
-                break
-        else:
-            raise AssertionError("it does not come to rest")
+        assert not actions(done).keys() & {"create", "update"}, "one run does all"
         rows = owners.rows()
         towns = {key: row["name"] for (table, key), row in rows.items() if table == "towns"}
         plain = sorted(
             (table, tuple(towns.get(str(value), value) for value in row.values() if table != "towns"), towns.get(key))
             for (table, key), row in rows.items()
         )
-        # that a record waited once for one that came behind it is remembered, and is of no order's result
-        return plain, [one[:4] for one in owners.unit_rows() if one[2] != "done"]
+        # Of two faults a record is held for the one that is found first.
+        twice = {row["id"] for row in records if row["name"] == "bad" and row["boss"]}
+        known = [one[:4] for one in owners.unit_rows() if one[2] != "done"]
+        return plain, [(*one, "" if one[1] in twice else reason) for *one, reason in known]
     finally:
         shutil.rmtree(p.root, ignore_errors=True)
 
