@@ -163,6 +163,8 @@ class Writer:
             return []
         done = None
         if self._outside:
+            # What waited may have been made meanwhile, outside of the transaction that left it out.
+            prepared = replace(prepared, known=self._ledger.known(self._flow.name, prepared.units))
             done = self._first_outside(prepared)
             prepared = prepared.of(done.units["_unit"].combine_chunks())
             prepared = replace(prepared, known=self._ledger.known(self._flow.name, prepared.units))

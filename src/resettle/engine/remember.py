@@ -49,7 +49,8 @@ _IMAGES = pa.schema(
 
 
 _NOTED = pa.array([str(status) for status in (Status.HELD, Status.SKIPPED, Status.FAILED, Status.PARTIAL)])
-_LEFT = pa.array([str(Action.REUSE), str(Action.UNCHANGED)])
+_LEFT = pa.array([str(Action.REUSE)])
+_UNTOUCHED = pa.array([str(Action.REUSE), str(Action.UNCHANGED)])
 _LOOKED_AT_AGAIN = pa.array([str(Status.FAILED), str(Status.PARTIAL)])
 """Statuses of units that the next run looks at, whether or not their record has changed."""
 
@@ -71,7 +72,8 @@ def record_of(
         created.append(_created(connection, output, made, rows))
         changed.append(_changed(made, rows))
         overwritten = made.having(Action.PATCH if output.patch else Action.UPDATE)
-        left = made.rows.filter(pc.and_(made.rows["_known"], pc.is_in(made.rows["_action"], _LEFT)))
+        untouched = _LEFT if output.patch or output.body else _UNTOUCHED
+        left = made.rows.filter(pc.and_(made.rows["_known"], pc.is_in(made.rows["_action"], untouched)))
         if overwritten.num_rows or left.num_rows:
             known = prepared.known.rows.filter(pc.equal(prepared.known.rows["output"], made.number))
             found = [_images(connection, output, made, overwritten)] if overwritten.num_rows else []
@@ -200,7 +202,8 @@ def _left(connection: duckdb.DuckDBPyConnection, rows: pa.Table, known: pa.Table
         connection,
         "SELECT u._unit AS unit, u._n AS n, u._key AS target_key, '{}' AS image FROM _u u JOIN _k k"
         " ON k.unit = u._unit AND k.n = u._n"
-        " WHERE (k.reused = 0 AND u._action = 'reuse') OR k.fp IS DISTINCT FROM u._fp",
+        " WHERE CASE u._action WHEN 'reuse' THEN k.reused = 0 OR k.fp IS DISTINCT FROM u._fp"
+        " ELSE k.fp IS NOT NULL AND k.fp <> u._fp END",  # without a fingerprint it is an intent, confirmed now
     )
     connection.unregister("_u")
     connection.unregister("_k")

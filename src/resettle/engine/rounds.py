@@ -1,8 +1,8 @@
 """Rounds: a flow's batches, and then, again and again, its records that wait for others of the same flow.
 
 A row may point at one of its own flow that comes in a later batch. Its record is set aside as it was prepared, and
-decided once more when all have come. That goes on as long as fewer are left each time; what is left then points
-nowhere, or at something that is held.
+decided once more when all have come. That goes on as long as it helps; what is left then points nowhere, or at
+something that is held.
 """
 
 from __future__ import annotations
@@ -24,9 +24,18 @@ from resettle.engine.shape import Shaped, Started
 from resettle.errors import BalanceError
 from resettle.ledger.records import Known
 
+TOGETHER = 20_000
+"""Records that are decided together, at most, to find those that point at each other."""
+WORTH = 100
+"""A round helps if more than one in so many is decided. Else a long chain in a bad order would take a round for each of
+its links: it is held, and goes on with the next run."""
+
 
 class Rounds:
-    """Iterate it for batches to decide, ``rows`` records together at most, and tell it of each what was decided."""
+    """Iterate it for batches to decide, ``rows`` records together at most, and tell it of each what was decided.
+
+    What is left when a round did not help comes once more in one batch, for rows that point at each other in a circle.
+    """
 
     def __init__(self, batches: Iterable[Prepared], rows: int) -> None:
         self._batches, self._rows = batches, rows
@@ -34,13 +43,14 @@ class Rounds:
 
     def __iter__(self) -> Iterator[Prepared]:
         yield from self._batches
-        helped = True
+        helpless = 0
         while self._aside.count:
             aside, self._aside = self._aside, _Aside()
             with closing(aside):
-                for prepared in aside.batches(self._rows):
-                    yield prepared if helped else replace(prepared, may_wait=False)
-            helped = self._aside.count < aside.count
+                for prepared in aside.batches(max(self._rows, TOGETHER) if helpless else self._rows):
+                    yield replace(prepared, may_wait=helpless < 2)
+            helped = aside.count - self._aside.count > aside.count // WORTH
+            helpless = 0 if helped else helpless + 1
 
     def decided(self, prepared: Prepared, decisions: Sequence[Decision]) -> int:
         """Set aside the units of which no decision speaks, to be read again, as it were; how many they are."""
@@ -51,7 +61,8 @@ class Rounds:
         waits = prepared.units.filter(pc.invert(pc.is_in(prepared.units, spoken)))
         if not prepared.may_wait:
             raise BalanceError(f"{len(waits)} records were decided to wait when there was nothing to wait for")
-        self._aside.put(replace(prepared.of(waits), read=len(waits)))
+        known = Known(*(table.filter(pc.is_in(table["unit"], waits)) for table in _known(prepared)))
+        self._aside.put(replace(prepared.of(waits), read=len(waits), known=known))
         return len(waits)
 
 
@@ -73,18 +84,39 @@ class _Aside:
     def batches(self, rows: int) -> Iterator[Prepared]:
         """The last first: what came late is what the earlier ones wait for."""
         together: list[Prepared] = []
+        count = size = 0
         for place in reversed(self._places):
             self._file.seek(place)
             prepared: Prepared = pickle.load(self._file)  # noqa: S301 - our own, and nobody else can open it
-            if together and sum(map(len, together)) + len(prepared) > rows:
+            count, size = count + len(prepared), size + _size(prepared)
+            if together and (count > rows or size > MOST_BYTES or not _alike(together[0], prepared)):
                 yield _joined(together, self._finish)
-                together = []
+                together, count, size = [], len(prepared), _size(prepared)
             together.append(prepared)
         if together:
             yield _joined(together, self._finish)
 
     def close(self) -> None:
         self._file.close()
+
+
+def _known(prepared: Prepared) -> tuple[pa.Table, pa.Table]:
+    return prepared.known.units, prepared.known.rows
+
+
+def _tables_of(prepared: Prepared) -> list[pa.Table]:
+    made = prepared.made
+    source = [made.source] if isinstance(made, Started) else []
+    return [made.units, made.rows, *source, *(rows for rows in made.outputs if rows is not None)]
+
+
+def _size(prepared: Prepared) -> int:
+    return sum(table.nbytes for table in _tables_of(prepared))
+
+
+def _alike(one: Prepared, other: Prepared) -> bool:
+    """Whether both have the same columns: files of one dataset may differ in theirs."""
+    return [table.schema for table in _tables_of(one)] == [table.schema for table in _tables_of(other)]
 
 
 def _joined(batches: Sequence[Prepared], finish: Finish | None) -> Prepared:
