@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -143,7 +144,7 @@ class Writer:
         for copier in self._flow.copiers.values():
             copier.target.abandon(copier.into)
         with self._flow.prepared(ahead=ahead, rows=self._flow.rows) as batches:
-            rounds = Rounds(batches, self._flow.rows)
+            rounds = Rounds(batches, self._flow.rows, partial(self._ledger.known, self._flow.name))
             for prepared in rounds:
                 options.progress(self._flow.name, "writing", self._counts)
                 decisions = self._write(prepared)
@@ -163,8 +164,6 @@ class Writer:
             return []
         done = None
         if self._outside:
-            # What waited may have been made meanwhile, outside of the transaction that left it out.
-            prepared = replace(prepared, known=self._ledger.known(self._flow.name, prepared.units))
             done = self._first_outside(prepared)
             prepared = prepared.of(done.units["_unit"].combine_chunks())
             prepared = replace(prepared, known=self._ledger.known(self._flow.name, prepared.units))

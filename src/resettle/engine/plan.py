@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def plan_flow(run: FlowRun, ledger: Ledger, foreseen: Foreseen) -> tuple[Counts,
     decider = Decider(run.shape, targets, database, foreseen, ledger)
     hashes = array("q")  # grows in one piece
     with run.prepared() as batches:
-        rounds = Rounds(batches, run.rows)
+        rounds = Rounds(batches, run.rows, partial(ledger.known, run.name))
         for prepared in rounds:
             count_prepared(counts, prepared)
             run.options.progress(run.name, "reading", counts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import IO
@@ -20,12 +20,11 @@ import pyarrow.compute as pc
 from resettle.batch import MOST_BYTES
 from resettle.engine.decision import Decision
 from resettle.engine.feed import Finish, Prepared
+from resettle.engine.flow import BATCH
 from resettle.engine.shape import Shaped, Started
 from resettle.errors import BalanceError
 from resettle.ledger.records import Known
 
-TOGETHER = 20_000
-"""Records that are decided together, at most, to find those that point at each other."""
 WORTH = 100
 """A round helps if more than one in so many is decided. Else a long chain in a bad order would take a round for each of
 its links: it is held, and goes on with the next run."""
@@ -37,8 +36,10 @@ class Rounds:
     What is left when a round did not help comes once more in one batch, for rows that point at each other in a circle.
     """
 
-    def __init__(self, batches: Iterable[Prepared], rows: int) -> None:
-        self._batches, self._rows = batches, rows
+    def __init__(self, batches: Iterable[Prepared], rows: int, known: Callable[[pa.Array], Known]) -> None:
+        """``known(units)``: what the ledger knows of them now. What waits may have been made meanwhile, outside of the
+        transaction that left it out."""
+        self._batches, self._rows, self._known = batches, rows, known
         self._aside = _Aside()
 
     def __iter__(self) -> Iterator[Prepared]:
@@ -47,7 +48,7 @@ class Rounds:
         while self._aside.count:
             aside, self._aside = self._aside, _Aside()
             with closing(aside):
-                for prepared in aside.batches(max(self._rows, TOGETHER) if helpless else self._rows):
+                for prepared in aside.batches(max(self._rows, BATCH) if helpless else self._rows):
                     yield replace(prepared, may_wait=helpless < 2)
             helped = aside.count - self._aside.count > aside.count // WORTH
             helpless = 0 if helped else helpless + 1
@@ -61,8 +62,7 @@ class Rounds:
         waits = prepared.units.filter(pc.invert(pc.is_in(prepared.units, spoken)))
         if not prepared.may_wait:
             raise BalanceError(f"{len(waits)} records were decided to wait when there was nothing to wait for")
-        known = Known(*(table.filter(pc.is_in(table["unit"], waits)) for table in _known(prepared)))
-        self._aside.put(replace(prepared.of(waits), read=len(waits), known=known))
+        self._aside.put(replace(prepared.of(waits), read=len(waits), known=self._known(waits)))
         return len(waits)
 
 
@@ -98,10 +98,6 @@ class _Aside:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _known(prepared: Prepared) -> tuple[pa.Table, pa.Table]:
-    return prepared.known.units, prepared.known.rows
 
 
 def _tables_of(prepared: Prepared) -> list[pa.Table]:
