@@ -468,6 +468,21 @@ def test_an_update_of_a_row_that_somebody_changed_meanwhile_does_nothing(local: 
     assert local.sql("SELECT name FROM people WHERE id = 'b'") == [("new",)]
 
 
+def test_a_row_that_somebody_changed_meanwhile_is_not_deleted(local: LocalD1, d1: D1) -> None:
+    local.sql(PEOPLE, "INSERT INTO people VALUES ('a', 'A', 1), ('b', 'B', 2)")
+    keys = pa.table({"id": ["a", "b"]})
+    with pytest.raises(TransientError, match="somebody else"), d1.transaction():  # noqa: PT012
+        d1.fetch("people", keys, ["name", "age"], lock=True)
+        d1.delete("people", keys)
+        local.sql("UPDATE people SET age = 7 WHERE id = 'b'")
+    assert local.sql("SELECT id, age FROM people ORDER BY id") == [("a", 1), ("b", 7)]
+    with d1.transaction():
+        d1.fetch("people", keys, ["name", "age"], lock=True)
+        local.sql("UPDATE people SET age = 8 WHERE id = 'b'")  # a row that stays
+        assert d1.delete("people", keys.slice(0, 1)) == 1
+    assert local.sql("SELECT id, age FROM people") == [("b", 8)]
+
+
 def test_the_columns_of_a_query_are_asked_once_for_each_form_of_what_is_staged(local: LocalD1, d1: D1) -> None:
     for number in range(3):
         with d1.transaction():

@@ -92,7 +92,7 @@ class Pending:
         changed = [quote(name) for name in write.rows.column_names if name not in write.key]
         if not changed:
             return
-        self._refuse_changed(write, target)
+        self._refuse_changed(write.schema, write.rows)
         values = ", ".join(f"{name} = s.{name}" for name in changed)
         for chunk in pieces:
             sql = (
@@ -110,20 +110,22 @@ class Pending:
             there = f"EXISTS (SELECT 1 FROM ({chunk.select}) AS s CROSS JOIN {target} AS t ON {_same(write.key)})"
             self.alarm(there, chunk.parameters, error)
 
-    def _refuse_changed(self, write: Write, target: str) -> None:
-        """What was looked at under a lock, which D1 has not, must still be so when it is overwritten."""
-        for schema, key, found in self.looked:
-            if schema.dataset != write.schema.dataset or not set(key) <= set(write.rows.column_names):
+    def _refuse_changed(self, schema: Schema, rows: pa.Table) -> None:
+        """What was looked at under a lock, which D1 has not, must still be so when it is overwritten or deleted."""
+        for there, key, found in self.looked:
+            if there.dataset != schema.dataset or not set(key) <= set(rows.column_names):
                 continue
-            wanted = write.rows.select(list(key)).group_by(list(key)).aggregate([])
-            rows = found.join(wanted, list(key), join_type="left semi")
-            tests = " AND ".join(_still(schema, name) for name in found.column_names)
-            error = TransientError("somebody else changed a row that was to be updated; it is looked at again")
-            for chunk in chunks(rows) if rows.num_rows else ():
-                same = f"SELECT count(*) FROM ({chunk.select}) AS s CROSS JOIN {target} AS t ON {tests}"
+            wanted = rows.select(list(key)).group_by(list(key)).aggregate([])
+            seen = found.join(wanted, list(key), join_type="left semi")
+            tests = " AND ".join(_still(there, name) for name in found.column_names)
+            source = f"main.{quote(schema.dataset)} AS t ON {tests}"
+            error = TransientError("somebody else changed a row that was to be written; it is looked at again")
+            for chunk in chunks(seen) if seen.num_rows else ():
+                same = f"SELECT count(*) FROM ({chunk.select}) AS s CROSS JOIN {source}"
                 self.alarm(f"({same}) <> {chunk.rows}", chunk.parameters, error)
 
     def delete(self, schema: Schema, keys: pa.Table) -> None:
+        self._refuse_changed(schema, keys)
         names = ", ".join(map(quote, keys.column_names))
         for chunk in chunks(keys):
             sql = f"DELETE FROM main.{quote(schema.dataset)} WHERE ({names}) IN ({chunk.select})"
