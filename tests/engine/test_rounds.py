@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from resettle.batch import Column, ForeignKey, Kind, Schema
 from resettle.connectors.memory import Memory
 from resettle.engine import rounds
 from resettle.engine.plan import load_plan, save
-from tests.engine.conftest import MakeProject, actions, counts, statuses
+from tests.engine.conftest import MakeProject, Project, actions, counts, statuses
 
 NODES = "nodes: {from: src.nodes, unit: id, into: app.nodes, columns: {id: id, parent: parent}}"
 NODES_TABLE = "CREATE TABLE nodes (id TEXT PRIMARY KEY, parent TEXT REFERENCES nodes (id))"
 MANY = 15
+
+Words = Callable[[list[dict[str, Any]]], Project]
 
 
 def chain(order: str) -> list[dict[str, Any]]:
@@ -71,8 +74,9 @@ def test_a_saved_plan_of_rows_that_wait_is_applied(project: MakeProject) -> None
     assert statuses(applied) == {"done": MANY}
 
 
-def test_a_row_that_others_reuse_may_wait_too(project: MakeProject, database: str) -> None:
-    """The first to want a row waits: the next one makes it."""
+@pytest.fixture
+def words(project: MakeProject, database: str) -> Words:
+    """Nodes that share the rows of their words."""
     flow = """
     nodes:
       from: src.nodes
@@ -87,12 +91,28 @@ def test_a_row_that_others_reuse_may_wait_too(project: MakeProject, database: st
         "CREATE TABLE nodes (id TEXT PRIMARY KEY, parent TEXT REFERENCES nodes (id),"
         f" word {kind} REFERENCES words (id))",
     ]
+    return lambda nodes: project(flow, tables, target=database, nodes=nodes)
+
+
+def test_a_row_that_others_reuse_may_wait_too(words: Words) -> None:
+    """The first to want a row waits: the next one makes it."""
     nodes = [{**one, "word": f"w{n % 3}"} for n, one in enumerate(chain("mixed"))]
-    p = project(flow, tables, target=database, nodes=nodes)
+    p = words(nodes)
     assert counts(p.plan(batch_size=3)) == counts(p.apply(batch_size=3))
     assert p.held == {}
     assert (len(p.rows("nodes")), len(p.rows("words"))) == (MANY, 3)
     assert not actions(p.apply(batch_size=3))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_whoever_reuses_or_points_at_what_a_held_one_would_have_made_is_written(words: Words, size: int) -> None:
+    """In one batch with it as well as after it."""
+    nodes = [("a", "nobody", "w"), ("b", None, "w"), ("c", "b", "w"), ("d", "c", "x")]
+    p = words([dict(zip(("id", "parent", "word"), node, strict=True)) for node in nodes])
+    assert counts(p.plan(batch_size=size)) == counts(p.apply(batch_size=size))
+    assert p.held == {"a": "foreign_key"}
+    assert (len(p.rows("nodes")), len(p.rows("words"))) == (3, 2)
+    assert not actions(p.apply(batch_size=size))
 
 
 @pytest.mark.parametrize("after", [1, 2, 4])

@@ -99,7 +99,9 @@ class Decider:
         if early and prepared.may_wait:
             units, exploded, decided = _without(pa.concat_tables(early)["unit"], units, exploded, decided)
         if trouble or early:
-            decided = [(self._bereft(o, rows), p) for o, (rows, p) in zip(self._shape.outputs, decided, strict=True)]
+            decided = [
+                (self._links.bereft(o, rows), p) for o, (rows, p) in zip(self._shape.outputs, decided, strict=True)
+            ]
         return Decision(
             settled(units, [rows for rows, _ in decided], prepared, exploded),
             tuple(
@@ -134,7 +136,7 @@ class Decider:
     def hold(self, decision: Decision, refusals: pa.Table) -> Decision:
         """The decision without the units that the target refuses (unit, reason, detail)."""
         units, kept = hold(decision.units, [(made.rows, made.present) for made in decision.outputs], [refusals])
-        left = [self._bereft(output, rows) for output, (rows, _) in zip(self._shape.outputs, kept, strict=True)]
+        left = [self._links.bereft(output, rows) for output, (rows, _) in zip(self._shape.outputs, kept, strict=True)]
         outputs = tuple(
             replace(made, rows=rows, new_keys=self._links.new_keys(output, rows))
             for made, output, rows in zip(decision.outputs, self._shape.outputs, left, strict=True)
@@ -316,22 +318,6 @@ class Decider:
         rest = rows.filter(pc.invert(taken))
         rows = pa.concat_tables([rest, again.select(rest.column_names)])
         return rows, pa.concat_tables([present, found.select(present.column_names)])
-
-    def _bereft(self, output: OutputShape, rows: pa.Table) -> pa.Table:
-        """Rows that `match` a row of this very batch whose unit is held after all: the first of them makes it."""
-        if not output.match:
-            return rows
-        reuse = pc.and_(pc.equal(rows["_action"], str(Action.REUSE)), pc.is_null(rows["_present"]))
-        reuse = pc.and_(reuse, pc.invert(rows["_known"])).to_numpy(zero_copy_only=False)
-        if not reuse.any():
-            return rows
-        hashes = key_hashes(self._db, rows["_key"])
-        creates = pc.equal(rows["_action"], str(Action.CREATE)).to_numpy(zero_copy_only=False)
-        made = self._foreseen.of((output.connection, output.dataset), output.key_names).seen(hashes)
-        alone = reuse & ~made & ~np.isin(hashes, hashes[creates])
-        first = np.zeros(len(hashes), np.bool_)
-        first[np.flatnonzero(alone)[np.unique(hashes[alone], return_index=True)[1]]] = True
-        return set_column(rows, "_action", pc.if_else(pa.array(first), str(Action.CREATE), rows["_action"]))
 
     def _duplicates_among(self, output: OutputShape, rows: pa.Table, others: pa.Table) -> pa.Table:
         hashes, taken = key_hashes(self._db, rows["_key"]), key_hashes(self._db, others["_key"])

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Column, ForeignKey
+from resettle.batch import Action, Column, ForeignKey
 from resettle.connector import Target
-from resettle.engine.decision import NEW, TAKING, WRITTEN, Foreseen, holds
+from resettle.engine.decision import NEW, TAKING, WRITTEN, Foreseen, holds, set_column
 from resettle.engine.fingerprint import as_wire, key_hashes
 from resettle.engine.present import keyed
 from resettle.engine.statements import FlowShape, OutputShape
@@ -42,12 +42,29 @@ class Links:
             going = list(outputs)
             if gone:
                 held = pa.chunked_array(gone, pa.string()).combine_chunks()
-                going = [rows.filter(pc.invert(pc.is_in(rows["_unit"], held))) for rows in outputs]
+                pairs = zip(self._shape.outputs, outputs, strict=True)
+                going = [self.bereft(o, rows.filter(pc.invert(pc.is_in(rows["_unit"], held)))) for o, rows in pairs]
             pairs = zip(self._shape.outputs, going, strict=True)
             more = [one for output, rows in pairs for one in self._orphans(output, rows, going)]
             found += more
             if not more or not any(self._inner(o, key) for o in self._shape.outputs for key in o.schema.foreign_keys):
                 return [table for inner, table in found if not inner], [table for inner, table in found if inner]
+
+    def bereft(self, output: OutputShape, rows: pa.Table) -> pa.Table:
+        """Rows that `match` one of this very batch whose unit is not written after all: the first of them makes it."""
+        if not output.match:
+            return rows
+        reuse = pc.and_(pc.equal(rows["_action"], str(Action.REUSE)), pc.is_null(rows["_present"]))
+        reuse = pc.and_(reuse, pc.invert(rows["_known"])).to_numpy(zero_copy_only=False)
+        if not reuse.any():
+            return rows
+        hashes = key_hashes(self._db, rows["_key"])
+        creates = pc.equal(rows["_action"], str(Action.CREATE)).to_numpy(zero_copy_only=False)
+        made = self._foreseen.of((output.connection, output.dataset), output.key_names).seen(hashes)
+        alone = reuse & ~made & ~np.isin(hashes, hashes[creates])
+        first = np.zeros(len(hashes), np.bool_)
+        first[np.flatnonzero(alone)[np.unique(hashes[alone], return_index=True)[1]]] = True
+        return set_column(rows, "_action", pc.if_else(pa.array(first), str(Action.CREATE), rows["_action"]))
 
     def _inner(self, output: OutputShape, foreign_key: ForeignKey) -> bool:
         """Whether it points at a dataset that this very flow writes."""
