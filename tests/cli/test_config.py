@@ -12,17 +12,15 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from resettle.cli import main
 from resettle.connections import settings_of
 from resettle.errors import ConfigError
 from resettle.mapping.questions import Question, filled, questions, settled
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.cli.conftest import Run
 
 FLOW = """
 migration: small
@@ -55,17 +53,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with sqlite3.connect(tmp_path / "app.sqlite") as database:
         database.execute(TABLE)
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            main([*arguments])
-        captured = capsys.readouterr()
-        return int(str(stop.value.code or 0)), captured.out, captured.err
-
-    return run
 
 
 def typed(folder: Path, command: Sequence[str], answers: Sequence[tuple[str, str]]) -> tuple[int, str]:

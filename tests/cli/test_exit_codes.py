@@ -7,12 +7,11 @@ import gzip
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from resettle.cli import main
+from tests.cli.conftest import Run
 
 FLOW = """
 migration: small
@@ -27,7 +26,6 @@ flows:
     columns: {id: id, name: name, kind: {value: friend}}
 """
 TABLE = "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT NOT NULL, kind TEXT CHECK (kind IN ('friend', 'foe')))"
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -42,17 +40,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command on the migration: exit code, stdout, stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            main([*arguments, "--migration", str(folder)])
-        captured = capsys.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, captured.out, captured.err
-
-    return run
+def run(run: Run, folder: Path) -> Run:
+    """Run a command on the migration."""
+    return lambda *arguments: run(*arguments, "--migration", str(folder))
 
 
 def rewrite(folder: Path, old: str, new: str) -> None:

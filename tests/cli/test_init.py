@@ -11,7 +11,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from resettle.cli import main
 from resettle.connections import PATHS, settings_of
 from resettle.errors import ConfigError
 from resettle.mapping.given import Given, given
@@ -20,8 +19,7 @@ from resettle.mapping.questions import questions
 from resettle.mapping.sql import parse_expression
 from resettle.mapping.templates import template, templates
 from resettle.report.declaration import marks, scalar, write_files
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.cli.conftest import Run
 
 OLD = """
 CREATE TABLE Customers (
@@ -67,17 +65,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command: exit code, stdout, stderr, each on one line."""
+def run(run: Run) -> Run:
+    """What the command says on one line each."""
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            main([*arguments])
-        captured = capsys.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, " ".join(captured.out.split()), " ".join(captured.err.split())
+    def on_a_line(*arguments: str) -> tuple[int, str, str]:
+        code, out, err = run(*arguments)
+        return code, " ".join(out.split()), " ".join(err.split())
 
-    return run
+    return on_a_line
 
 
 def settle(folder: Path, **values: str) -> None:

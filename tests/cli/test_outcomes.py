@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resettle.cli import main
 from resettle.sandbox.s3 import start_s3
+from tests.cli.conftest import Run
 
 FLOW = """
 migration: songs
@@ -52,7 +52,6 @@ SONGS = [
     {"id": "s5", "title": "Demo", "file": "a", "verses": "v1", "singer": "ben"},
 ]
 VALUES = ("Lake", "Sea", "Fog", "Demo", "Anna")
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -71,16 +70,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command on the migration: exit code, stdout, stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            main([*arguments, "--migration", str(folder)])
-        captured = capsys.readouterr()
-        return int(str(stop.value.code or 0)), captured.out, captured.err
-
-    return run
+def run(run: Run, folder: Path) -> Run:
+    """Run a command on the migration."""
+    return lambda *arguments: run(*arguments, "--migration", str(folder))
 
 
 def put(folder: Path, songs: list[dict[str, Any]]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from resettle.cli import main
+from tests.cli.conftest import Run
 
 NASTY = "<script>alert(1)</script>&amp;"
 PEOPLE = [{"id": f"p{n}", "name": f"Secret {n}"} for n in range(8)] + [{"id": NASTY, "name": "Secret X"}]
@@ -64,20 +65,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    return int(ended.value.code or 0)
+Report = Callable[..., tuple[int, Page]]
 
 
-def report(folder: Path, *more: str) -> tuple[int, Page]:
-    code = run("report", *more)
-    return code, Page(folder / ".resettle" / "report.html")
+@pytest.fixture
+def report(run: Run, folder: Path) -> Report:
+    """Its exit code, and the page."""
+    return lambda *more: (run("report", *more)[0], Page(folder / ".resettle" / "report.html"))
 
 
-def test_the_page_says_what_became_of_every_record_and_who_wrote_when(folder: Path) -> None:
-    assert run("apply") == 3
-    code, page = report(folder)
+def test_the_page_says_what_became_of_every_record_and_who_wrote_when(run: Run, report: Report) -> None:
+    assert run("apply")[0] == 3
+    code, page = report()
     assert code == 0
     assert "All that was migrated arrived. 2 records are held, for somebody to decide." in page.texts
     flow = page.texts[page.texts.index("people") :]
@@ -89,21 +88,23 @@ def test_the_page_says_what_became_of_every_record_and_who_wrote_when(folder: Pa
     assert "Everybody & <all>." in page.texts
 
 
-def test_everything_arrived(folder: Path) -> None:
+def test_everything_arrived(run: Run, report: Report, folder: Path) -> None:
     (folder / "data" / "people.json").write_text(json.dumps(PEOPLE[3:8]), "utf-8")
-    assert run("apply") == 0
-    code, page = report(folder)
+    assert run("apply")[0] == 0
+    code, page = report()
     assert (code, page.texts[2:4]) == (0, ["Everybody & <all>.", "Everything arrived."])
     assert "Held, failed and skipped" not in page.texts
 
 
-def test_a_difference_is_the_verdict_and_nothing_of_a_record_but_its_key_is_on_the_page(folder: Path) -> None:
+def test_a_difference_is_the_verdict_and_nothing_of_a_record_but_its_key_is_on_the_page(
+    run: Run, report: Report, folder: Path
+) -> None:
     run("apply")
     with sqlite3.connect("app.sqlite") as database:
         database.execute("DELETE FROM people WHERE id = ?", [NASTY])
         database.execute("UPDATE people SET name = 'Other' WHERE id = 'p5'")
     database.close()
-    code, page = report(folder)
+    code, page = report()
     assert code == 4
     assert any(text.startswith("Not everything is as it should be: 1 ") for text in page.texts)
     assert NASTY in page.texts
@@ -112,24 +113,24 @@ def test_a_difference_is_the_verdict_and_nothing_of_a_record_but_its_key_is_on_t
     assert "Secret" not in (folder / ".resettle" / "report.html").read_text("utf-8")
 
 
-def test_before_the_first_apply_nothing_has_arrived(folder: Path) -> None:
-    code, page = report(folder)
+def test_before_the_first_apply_nothing_has_arrived(report: Report) -> None:
+    code, page = report()
     assert code == 4
     assert "6 not applied" in next(text for text in page.texts if text.startswith("Not everything"))
 
 
-def test_only_its_owner_reads_it_and_a_part_says_that_it_is_one(folder: Path) -> None:
+def test_only_its_owner_reads_it_and_a_part_says_that_it_is_one(run: Run, folder: Path) -> None:
     run("apply")
-    assert run("report", "--select", "people", "--sample", "3", "--out", "page.html") == 0
+    assert run("report", "--select", "people", "--sample", "3", "--out", "page.html")[0] == 0
     assert (folder / "page.html").stat().st_mode & 0o777 == 0o600
     last = Page(folder / "page.html").texts[-1]
     assert "(only people), about 3 records of each flow;" in last
 
 
-def test_as_json_it_is_verifys_answer_and_the_place(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_as_json_it_is_verifys_answer_and_the_place(run: Run, folder: Path) -> None:
     run("apply")
-    capsys.readouterr()
-    assert run("report", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
+    code, out, _ = run("report", "--json")
+    said = json.loads(out)
+    assert code == 0
     assert said["verified"]
     assert Path(said["report"]).is_file()

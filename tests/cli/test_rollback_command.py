@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resettle.cli import main
+from tests.cli.conftest import Run
 
 FLOW = """
 migration: small
@@ -27,7 +26,6 @@ flows:
     into: app.people
     columns: {id: id, name: name}
 """
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -42,18 +40,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command on the migration: exit code, stdout, stderr. It was applied before."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            main([*arguments, "--migration", str(folder)])
-        captured = capsys.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, captured.out, captured.err
-
-    assert run("apply")[0] == 0
-    return run
+def run(run: Run, folder: Path) -> Run:
+    """Run a command on the migration, which was applied before."""
+    assert run("apply", "--migration", str(folder))[0] == 0
+    return lambda *arguments: run(*arguments, "--migration", str(folder))
 
 
 def sql(folder: Path, statement: str) -> list[tuple[Any, ...]]:
