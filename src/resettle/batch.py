@@ -99,7 +99,9 @@ class Column:
     generated: bool = False
     length: int | None = None
     precision: int | None = None
+    """Digits of a number in all; of an instant or a time, those of a second's fraction."""
     scale: int | None = None
+    """Digits of a number's fraction; the zeros at its end where it is negative."""
     choices: tuple[str, ...] | None = None
 
 

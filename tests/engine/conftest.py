@@ -57,6 +57,7 @@ class Project:
     url: str = ""
     memory: Memory | None = None
     runs: int = 0
+    start: datetime = START
     defaults: dict[str, Any] = field(default_factory=dict)
     opened_before: dict[str, Any] = field(default_factory=dict)
     """Connectors that the migration's connections of these names stand for."""
@@ -107,7 +108,7 @@ class Project:
 
     def options(self, given: Mapping[str, Any]) -> tuple[Options, datetime]:
         self.runs += 1
-        return Options(**{**self.defaults, **given}), START + timedelta(hours=self.runs)
+        return Options(**{**self.defaults, **given}), self.start + timedelta(hours=self.runs)
 
     def plan(self, **options: Any) -> planning.Plan:
         with self.opened() as opened:

@@ -659,6 +659,18 @@ def test_a_memory_target_obeys_its_foreign_keys_too(project: MakeProject) -> Non
 # -- time, choice, exactness ------------------------------------------------------------------------------------
 
 
+def test_migration_time_fits_a_column_of_milliseconds(project: MakeProject) -> None:
+    table = "CREATE TABLE people (id text PRIMARY KEY, name text, made timestamptz(3))"
+    p = project(PEOPLE.replace("age: age", "made: migration_time"), table, target="postgres", people=people(2))
+    p.start = START.replace(microsecond=123_999)
+    p.apply()
+    assert p.held == {}
+    assert [made.microsecond for (made,) in p.rows("people", "made")] == [123_000, 123_000]
+    p.put(people=[person(0, "Changed"), *people(2)[1:]])
+    assert actions(p.apply()) == {"update": 1}
+    assert [made.microsecond for (made,) in p.rows("people", "made")] == [123_000, 123_000]
+
+
 def test_migration_time_stays_that_of_the_run_that_first_saw_the_unit(project: MakeProject) -> None:
     table = "CREATE TABLE people (id text PRIMARY KEY, name text, made timestamptz)"
     flow = PEOPLE.replace("age: age", "made: migration_time")
@@ -679,6 +691,14 @@ SPELT = [
     ("text[]", '{"a", b}', "{ c }", "{a"),
     ("bpchar", "ab  ", "abc ", None),
     ("jsonpath", "$.a", "$.b", "$."),
+    ("numeric(5, 2)[]", "{1.5}", "{2, NULL}", "{1.005}"),
+    ("numeric(6, -2)", "12300", "1e4", "12345"),
+    ("varchar(3)[]", "{abc}", '{"a b"}', "{abcd}"),
+    ("interval(3)", "1 day 0.5 s", "1.001 s", "1.0001 s"),
+    ("bit(3)", "101", "011", "1011"),
+    ("money", "-0.5", "+7", "1.005"),
+    ("timestamptz(3)", "2025-01-01T00:00:00.123Z", "2025-01-01T00:00:00.100Z", "2025-01-01T00:00:00.1234Z"),
+    ("real", "-0.0", "0.25", "1e-60"),
 ]
 
 

@@ -42,12 +42,13 @@ class Field:
     """A column and its type underneath: ``base`` is pg_type.typname below all domains, or "enum".
 
     ``cast`` is that type as SQL without a length, because an explicit cast to varchar(3) cuts silently
-    where the assignment to such a column refuses.
+    where the assignment to such a column refuses. ``limited`` is that type with it.
     """
 
     column: Column
     base: str
     cast: sql.SQL
+    limited: sql.SQL
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,9 @@ def relation(connection: Connection, namespace: str, dataset: str) -> Relation:
 
 
 def _field(row: tuple[Any, ...]) -> Field:
-    name, native, required, has_default, generated, base, modifier, cast, choices = row
+    name, native, required, has_default, generated, base, modifier, cast, limited, choices = row
     length = modifier - 4 if base in {"varchar", "bpchar"} and modifier > 0 else None
-    precision, scale = _digits(modifier) if base == "numeric" and modifier > 0 else (None, None)
+    precision, scale = _digits(base, modifier)
     column = Column(
         name,
         KINDS.get(base, Kind.OTHER),
@@ -131,11 +132,15 @@ def _field(row: tuple[Any, ...]) -> Field:
         choices=None if choices is None else tuple(choices),
     )
     # format_type() quotes what needs it; casts are the only SQL text that does not come from this file.
-    return Field(column, base if choices is None else "enum", sql.SQL(cast))
+    return Field(column, base if choices is None else "enum", sql.SQL(cast), sql.SQL(limited))
 
 
-def _digits(modifier: int) -> tuple[int, int]:
-    """numeric's modifier: precision in the upper half, scale with its sign in the lower 11 bits."""
+def _digits(base: str, modifier: int) -> tuple[int | None, int | None]:
+    """Precision and scale. numeric's modifier has the one in its upper half, the other with its sign in 11 bits."""
+    if modifier < 0 or base not in {"numeric", "timestamptz", "timestamp", "time"}:
+        return None, None
+    if base != "numeric":
+        return modifier, None
     return (modifier - 4) >> 16 & 0xFFFF, (((modifier - 4) & 0x7FF) ^ 0x400) - 0x400
 
 
@@ -168,6 +173,7 @@ with recursive layer as (
 )
 select a.attname, format_type(a.atttypid, a.atttypmod), l.required, l.filled or a.attidentity <> '',
     a.attidentity = 'a' or a.attgenerated <> '', t.typname, l.modifier, format_type(t.oid, -1),
+    format_type(t.oid, l.modifier),
     case when t.typtype = 'e' then
         array(select enumlabel::text from pg_enum where enumtypid = t.oid order by enumsortorder) end
 from layer l join pg_type t on t.oid = l.type

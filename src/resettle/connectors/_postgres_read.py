@@ -178,15 +178,22 @@ def as_stored(ask: Callable[[Sequence[str]], list[str | None]], texts: pa.Array)
 
 
 def read_back(connection: Connection, field: Field, texts: Sequence[str]) -> list[str | None]:
-    """Each text as it is read back once it is a value of the column's type. Raises for one that is none, where the
-    server cannot tell beforehand (before Postgres 16): then for all."""
-    text = "{v}::text" if field.base == "bpchar" else "format('%%s', {v})"
-    told = "case when pg_input_is_valid(v, {native}) then {text} end"
-    asked = sql.SQL(told if connection.info.server_version >= 160000 else "{text}").format(
-        native=sql.Literal(field.cast.as_string()), text=sql.SQL(text).format(v=sql.SQL("v::{}").format(field.cast))
+    """Each text as it is read back once it is in the column; null where it is no value of its type, or the column
+    would round or cut it. Raises for one that is none where the server cannot tell beforehand (before Postgres 16)."""
+    text = "v::{limited}::text" if field.base == "bpchar" else "format('%%s', v::{limited})"
+    told = f"case when {_SAME.get(field.base, _UNCUT if field.limited != field.cast else 'true')} then {text} end"
+    if connection.info.server_version >= 160000:
+        told = f"case when pg_input_is_valid(v, {{type}}) then {told} end"
+    asked = sql.SQL(told).format(
+        cast=field.cast, limited=field.limited, type=sql.Literal(field.limited.as_string(connection))
     )
     statement = sql.SQL("select {} from unnest(%s::text[]) with ordinality u(v, n) order by n").format(asked)
     return [found for (found,) in connection.execute(statement, [list(texts)])]
+
+
+_UNCUT = "v::{limited} = v::{cast}"
+_SAME = {"money": "(v !~ '^[ +-]*[0-9.]+ *$' or v::numeric = v::money::numeric)"}
+"""By pg_type.typname, where a type without a modifier rounds."""
 
 
 def _taken(field: Field, *, text: bool = False) -> Taken:

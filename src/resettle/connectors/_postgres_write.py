@@ -261,7 +261,7 @@ def _probe(relation: Relation, column: Sent) -> sql.Composable | None:
         return sql.SQL("1 / (char_length({}) <= {})::int").format(
             sql.Identifier("s", column.name), sql.Literal(field.column.length)
         )
-    if field.column.precision is not None:
+    if field.base == "numeric" and field.column.precision is not None:
         return sql.SQL("{}::numeric({}, {})").format(
             sql.Identifier("s", column.name),
             sql.Literal(field.column.precision),

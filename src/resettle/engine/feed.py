@@ -320,7 +320,8 @@ class Feed:
         return self._ledger.known(self._shape.name, rows["_unit"].combine_chunks())
 
     def _date(self, rows: pa.Table, known: Known) -> pa.Table:
-        """Add migration_time: the start of the run that first saw the unit."""
+        """Add migration_time: the start of the run that first saw the unit, in whole milliseconds, which more columns
+        can hold than microseconds."""
         now = pa.scalar(self._started_at, pa.timestamp("us", tz="UTC"))
         times = pa.repeat(now, rows.num_rows)
         if known.units.num_rows:
@@ -329,7 +330,8 @@ class Feed:
             first = query(self._db, "SELECT CAST(first_time AS TIMESTAMPTZ) AS t FROM _k")
             self._db.unregister("_k")
             times = pc.coalesce(first["t"].combine_chunks().take(at), times)
-        return rows.append_column("migration_time", times)
+        whole = pc.multiply(pc.divide(times.cast(pa.int64()), 1000), 1000).cast(times.type)
+        return rows.append_column("migration_time", whole)
 
 
 def _nothing_seen() -> Seen:

@@ -86,13 +86,14 @@ def _float(sql_type: str) -> Callable[[str, str, Column], str]:
 
     def floating(e: str, base: str, column: Column) -> str:
         value = f"CAST({e} AS {sql_type})"
-        lost = f"isinf({value})"
+        nonzero = f"{e} <> 0" if base != "VARCHAR" else f"regexp_matches({e}, '^[^eE]*[1-9]')"
+        lost = f"isinf({value}) OR ({value} = 0 AND {nonzero})"
         if base.endswith("INT") or base == "INTEGER":
             lost = f"CAST({value} AS HUGEINT) <> {e}"
         elif base == "VARCHAR":
             whole = rf"regexp_full_match(trim({e}), '[+-]?\d{{1,37}}')"
             exact = f"CAST({value} AS DECIMAL(38, 0)) = TRY_CAST(trim({e}) AS DECIMAL(38, 0))"
-            lost = f"isinf({value}) OR ({whole} AND NOT coalesce({exact}, false))"
+            lost += f" OR ({whole} AND NOT coalesce({exact}, false))"
         return f"CASE WHEN {lost} THEN {refuse(e, sql_type)} ELSE {value} END"
 
     return floating
@@ -111,8 +112,9 @@ def _numeric(e: str, base: str, column: Column) -> str:
         return value
     scale = column.scale or 0
     whole = column.precision - scale
-    fraction = rf"(\.\d{{1,{scale}}})?" if scale else ""
-    fits = rf"regexp_full_match({value}, '-?(\d{{1,{max(whole, 1)}}}){fraction}')"
+    fraction = rf"(\.\d{{1,{scale}}})?" if scale > 0 else ""
+    digits = rf"\d{{1,{max(whole, 1)}}}" if scale >= 0 else rf"\d{{1,{column.precision}}}0{{{-scale}}}|0"
+    fits = rf"regexp_full_match({value}, '-?({digits}){fraction}')"
     return f"CASE WHEN {e} IS NULL THEN NULL WHEN {fits} THEN {value} ELSE {refuse(e, 'VARCHAR')} END"
 
 
@@ -209,6 +211,9 @@ DUCKDB: dict[Kind, str] = {
 """The DuckDB type of each kind's cast value."""
 
 
+_TIMES = {Kind.INSTANT, Kind.DATETIME, Kind.TIME}
+
+
 def _checks(column: Column) -> list[Check]:
     name, checks = quote(column.name), []
     if not column.nullable:
@@ -222,6 +227,8 @@ def _checks(column: Column) -> list[Check]:
         )
     if column.length is not None and column.kind is Kind.TEXT:
         checks.append(Check(f"length({name}) > {column.length}", "too_long"))
+    if column.kind in _TIMES and column.precision is not None and column.precision < 6:
+        checks.append(Check(f"epoch_us({name}) % {10 ** (6 - column.precision)} <> 0", "cast"))
     if column.choices:
         listed = ", ".join(literal(choice) for choice in column.choices)
         checks.append(Check(f"{name} NOT IN ({listed})", "choice"))
@@ -241,4 +248,6 @@ def canonical(column: Column) -> str:
         return f"hex({name})"
     if column.kind is Kind.NUMERIC:
         return f"_canonical_number({name})"
+    if column.kind in {Kind.FLOAT32, Kind.FLOAT64}:
+        return f"CAST({name} + CAST(0 AS {DUCKDB[column.kind]}) AS VARCHAR)"  # no minus before 0, which SQLite drops
     return f"CAST({name} AS VARCHAR)"
