@@ -740,9 +740,11 @@ def test_a_server_that_cannot_tell_beforehand_is_asked_until_the_refused_stand_a
     assert p.verify().findings == []
 
 
-def test_where_chooses_records(project: MakeProject) -> None:
-    p = project(people=people(10))
-    applied = p.apply(where="age >= '38'")
+@pytest.mark.parametrize("where", ["age >= '38'", "AGE >= '38'", "Note >= '38'"])
+def test_where_chooses_records(project: MakeProject, where: str) -> None:
+    """Also by what nothing maps, and in any case."""
+    p = project(people=[{**one, "note": one["age"]} for one in people(10)])
+    applied = p.apply(where=where)
     assert (applied.counts[0].read, statuses(applied)) == (2, {"done": 2})
     assert p.rows("people", "id") == [("p8",), ("p9",)]
 

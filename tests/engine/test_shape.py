@@ -8,7 +8,7 @@ import pytest
 
 from resettle.engine.flow import compile_flow
 from resettle.errors import MappingError
-from tests.engine.conftest import PEOPLE, PEOPLE_TABLE, MakeProject, Project, counts, people, person, statuses
+from tests.engine.conftest import PEOPLE, PEOPLE_TABLE, MakeProject, Project, actions, counts, people, person, statuses
 
 # -- compiling ------------------------------------------------------------------------------------------------
 
@@ -115,6 +115,50 @@ def test_auto_maps_by_name_from_camel_case_to_snake_case(project: MakeProject) -
     assert p.rows("people") == [("1", "Anna", None)]
 
 
+TWINS = {"id": "1", "Code": "upper", "code": "lower"}
+
+
+@pytest.mark.parametrize(("mapped", "other"), [("code", "Code"), ("Code", "code")])
+@pytest.mark.parametrize("rows", ["", "rows: SELECT * FROM source"])
+def test_of_names_that_differ_in_case_alone_the_mapped_one_is_read(
+    project: MakeProject, mapped: str, other: str, rows: str
+) -> None:
+    p = made(project, f"a: {mapped}", [TWINS])
+    if rows:
+        p.flows(f"things: {{from: src.things, unit: id, {rows}, into: app.things, columns: {{id: id, a: {mapped}}}}}")
+    planned = p.plan()
+    assert planned.counts[0].unmapped == (other,)
+    p.apply()
+    assert p.rows("things", "a") == [(TWINS[mapped],)]
+    p.put(things=[{**TWINS, mapped: "changed"}])
+    assert actions(p.apply()) == {"update": 1}
+    assert p.rows("things", "a") == [("changed",)]
+
+
+def test_names_that_differ_in_case_alone_are_not_both_mapped(project: MakeProject) -> None:
+    p = made(project, "a: code, b: Code", [TWINS])
+    with pytest.raises(MappingError, match=r"`code` and `Code` of `src\.things` differ in case alone"):
+        p.plan()
+
+
+def test_target_columns_that_differ_in_case_alone_are_not_both_mapped(project: MakeProject) -> None:
+    flow = "things: {from: src.things, unit: id, into: app.things, columns: {id: id, a: code, A: code}}"
+    table = 'CREATE TABLE things (id TEXT PRIMARY KEY, a TEXT, "A" TEXT)'
+    p = project(flow, table, target="postgres", things=[{"id": "1", "code": "x"}])
+    with pytest.raises(MappingError, match="another mapped column of this name but for its case"):
+        p.plan()
+    p.flows(flow.replace(", a: code", ""))
+    p.apply()
+    assert p.rows("things") == [("1", None, "x")]
+
+
+def test_auto_does_not_choose_between_two_columns_of_the_source(project: MakeProject) -> None:
+    flow = "people: {from: src.people, unit: id, into: app.people, columns: auto}"
+    p = project(flow, people=[{"id": "1", "name": "Anna", "userNote": "x", "Name": "Bert"}])
+    with pytest.raises(MappingError, match="both `name` and `Name` would become `name`"):
+        p.plan()
+
+
 CODES = "lookups: {codes: {file: codes.csv, key: code, value: meaning}}"
 
 
@@ -150,6 +194,19 @@ def test_a_lookup_without_its_column_is_refused(project: MakeProject) -> None:
     p = codes(made(project, "a: {lookup: codes, on: code}", [{"id": "1", "code": "A"}], CODES), "key,meaning\nA,B\n")
     with pytest.raises(MappingError, match="has no column `code`"):
         p.plan()
+
+
+def test_a_lookups_column_is_found_in_any_case_and_a_wrong_one_is_refused(project: MakeProject) -> None:
+    extra = "lookups: {states: {from: app.states, key: CODE, value: Name}}"
+    p = made(project, "a: {lookup: states, on: code}", [{"id": "1", "code": "7"}], extra)
+    p.sql("CREATE TABLE states (code INTEGER PRIMARY KEY, name TEXT)", "INSERT INTO states VALUES (7, 'Seven')")
+    p.apply()
+    assert p.rows("things", "a") == [("Seven",)]
+    p = made(project, "a: {lookup: states, on: code}", [{"id": "1", "code": "7"}], extra.replace("CODE", "coed"))
+    p.sql("CREATE TABLE states (code INTEGER PRIMARY KEY, name TEXT)")
+    with pytest.raises(MappingError, match=r"app\.states has no column `coed`") as caught:
+        p.plan()
+    assert caught.value.hint == "did you mean `code`?"
 
 
 def test_a_lookup_may_be_a_dataset_of_the_target(project: MakeProject) -> None:

@@ -21,7 +21,7 @@ from resettle.engine.statements import FlowShape, OutputShape, rules_sql, struct
 from resettle.errors import MappingError
 from resettle.mapping.columns import quote
 from resettle.mapping.load import Migration, suggest
-from resettle.mapping.sql import Parsed, SqlError, first_line, parse_expression, parse_query
+from resettle.mapping.sql import Parsed, SqlError, first_line, meant, parse_expression, parse_query
 
 OURS = ("_unit", "_raw", "_n", "migration_time")
 
@@ -75,7 +75,7 @@ class Compiler:
         row_rules = self._row_rules(rows_sql)
         row_key = self._row_key(rows_sql, *at)
         outputs = self._outputs(rows_sql)
-        names = [column.name for column in self.source.columns]
+        names = self.source.names
         unmapped = tuple(name for name in names if name not in self._used)
         self._check_unseen(unmapped)
         return FlowShape(
@@ -97,10 +97,11 @@ class Compiler:
         )
 
     def _needs(self, everything: bool) -> list[str]:
-        """A `rows:` query may say `*`, so it gets every column."""
-        known = [column.name for column in self.source.columns]
+        """A `rows:` query may say `*`, so it gets every column; of those that differ in case alone, the mapped one."""
+        known = self.source.names
+        one_of = {name.lower(): name for name in (*reversed(known), *(name for name in self._used if name in known))}
         return [
-            *(name for name in known if everything or name in self._used),
+            *(name for name in known if name in self._used or (everything and one_of[name.lower()] == name)),
             *(name for name in self._used if name not in known and name not in OURS),
         ]
 
@@ -171,19 +172,27 @@ class Compiler:
                 self._use(qualifier if qualifier not in (None, "source") else name, position, *at)
         return parsed
 
-    def use(self, names: Iterable[str]) -> None:
+    def use(self, names: Iterable[str], *at: str) -> None:
         """These columns of the source are mapped."""
-        self._used |= dict.fromkeys(names)
+        for name in names:
+            twin = next((one for one in self._used if one != name and one.lower() == name.lower()), None)
+            if twin is not None:
+                raise MappingError(
+                    self.migration.place(*at),
+                    f"`{twin}` and `{name}` of `{self.flow.from_}` differ in case alone, which SQL does not tell apart",
+                    hint="map one of them, or read a view in which the other has another name",
+                )
+            self._used[name] = None
 
     def _use(self, name: str, position: int, *at: str) -> None:
-        known = {column.name.lower(): column.name for column in self.source.columns}
         if name in OURS or name in self._extra:
             return
-        if name.lower() in known:
-            self._used[known[name.lower()]] = None
+        known = meant(name, self.source.names)
+        if known is not None:
+            self.use([known], *at)
             return
         if not self.source.open:
-            raise self._unknown(name, position, *at, hint=suggest(name, known.values()))
+            raise self._unknown(name, position, *at, hint=suggest(name, self.source.names))
         self._used[name] = None
         self._unseen.setdefault(name, (position, at))
 
@@ -206,8 +215,8 @@ class Compiler:
         except SqlError as error:
             raise MappingError(self.migration.place(*at), f"bad SQL: {error}") from None
         self._functions |= parsed.functions
-        known = {column.name.lower(): column.name for column in self.source.columns}
-        self.use(known[name.lower()] for _, name, _ in parsed.columns if name.lower() in known)
+        named = [meant(name, self.source.names) for _, name, _ in parsed.columns]
+        self.use([name for name in named if name is not None], *at)
         return parsed.sql
 
     def _relation(self, rows_sql: str | None) -> None:

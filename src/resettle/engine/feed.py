@@ -223,11 +223,11 @@ class Feed:
         return _keep_waived(shaping.finish(self._finishing, self._shape, started, resolver), known)
 
     def _hash(self, database: duckdb.DuckDBPyConnection, table: pa.Table) -> Hashes:
-        columns = ", ".join(quote(name) for name in table.column_names)
-        database.register("_raw", table)
+        places = [str(place) for place in range(table.num_columns)]  # DuckDB does not tell `Name` from `name`
+        database.register("_raw", table.rename_columns(places))
         try:
             seed = f"{self._seed} || {literal('/' + ','.join(table.column_names))}"
-            found = query(database, f"SELECT hash({columns}, {seed}) AS h FROM _raw")
+            found = query(database, f"SELECT hash({', '.join(map(quote, places))}, {seed}) AS h FROM _raw")
         finally:
             database.unregister("_raw")
         hashes: Hashes = found["h"].to_numpy().view(np.int64)

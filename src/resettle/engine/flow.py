@@ -8,7 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -35,7 +35,7 @@ from resettle.mapping.columns import quote
 from resettle.mapping.functions import connect
 from resettle.mapping.load import Migration
 from resettle.mapping.model import Ref, Value
-from resettle.mapping.sql import Parsed, SqlError, first_line, parse_expression
+from resettle.mapping.sql import Parsed, SqlError, first_line, meant, parse_expression
 from resettle.memory import trimmed
 from resettle.middleware.readahead import Ahead, batches
 
@@ -374,8 +374,8 @@ def _where(text: str | None, shape: FlowShape, database: duckdb.DuckDBPyConnecti
     except SqlError as error:
         raise ConfigError(f"--where: bad SQL: {error}") from None
     known = [row[0] for row in database.execute("DESCRIBE source").fetchall()]
-    lower = {name.lower() for name in known}
-    unseen = list(dict.fromkeys(name for _, name, _ in parsed.columns if name.lower() not in lower))
+    spelt = {name: meant(name, known) for _, name, _ in parsed.columns}
+    unseen = [name for name, there in spelt.items() if there is None]
     for name in unseen:
         hint = suggest(name, known)
         if not shape.open or (hint and hint.startswith("did you mean")):
@@ -387,4 +387,4 @@ def _where(text: str | None, shape: FlowShape, database: duckdb.DuckDBPyConnecti
         )
     except duckdb.Error as error:
         raise ConfigError(f"--where: bad SQL: {first_line(error)}") from None
-    return parsed
+    return replace(parsed, columns=tuple((q, spelt[name] or name, position) for q, name, position in parsed.columns))

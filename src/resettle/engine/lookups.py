@@ -13,8 +13,8 @@ from resettle.connector import Source
 from resettle.errors import MappingError
 from resettle.mapping.columns import quote
 from resettle.mapping.functions import query, register
-from resettle.mapping.load import Migration
-from resettle.mapping.sql import Parsed, SqlError, first_line, parse_expression
+from resettle.mapping.load import Migration, suggest
+from resettle.mapping.sql import Parsed, SqlError, first_line, meant, parse_expression
 from resettle.middleware.readahead import batches, plainly
 
 PREFIX = "lookup_"
@@ -121,14 +121,22 @@ class Lookups:
             text.column_types = {column: pa.string() for column in pa.csv.read_csv(path).column_names}
             table = pa.csv.read_csv(path, convert_options=text)
             for column in names:
-                if column not in table.column_names:
+                if meant(column, table.column_names) is None:
                     place = self._migration.place("lookups", name)
                     raise MappingError(place, f"{lookup.file} has no column `{column}`")
             yield table
             return
         connection, _, dataset = (lookup.from_ or "").partition(".")
-        for batch in batches(self._connections.source(connection), dataset, rows=ROWS, workers=1, look=plainly):
-            yield batch.decode(batch.table, names)
+        source = self._connections.source(connection)
+        schema = source.schema(dataset)
+        spelt = [meant(column, schema.names) for column in names]
+        for column, there in zip(names, spelt, strict=True):
+            if there is None and not schema.open:
+                place, hint = self._migration.place("lookups", name), suggest(column, schema.names)
+                raise MappingError(place, f"{lookup.from_} has no column `{column}`", hint=hint)
+        wanted = [there or column for column, there in zip(names, spelt, strict=True)]
+        for batch in batches(source, dataset, rows=ROWS, workers=1, look=plainly):
+            yield batch.decode(batch.table, wanted)
 
     def _expression(self, name: str, at: str) -> Parsed:
         try:

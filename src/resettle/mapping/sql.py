@@ -7,7 +7,7 @@ DuckDB's own JSON operators read numbers as doubles and would round a 38-digit n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
@@ -59,6 +59,17 @@ class SqlError(ValueError):
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
         self.position = position
+
+
+def meant(name: str, names: Iterable[str]) -> str | None:
+    """The column that SQL means: the one so spelt, else the first that is but for its case."""
+    folded = None
+    for one in names:
+        if one == name:
+            return one
+        if folded is None and one.lower() == name.lower():
+            folded = one
+    return folded
 
 
 def first_line(error: duckdb.Error) -> str:
