@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from resettle.engine.flow import compile_flow
+from resettle.engine.flow import Options, compile_flow
+from resettle.engine.outcomes import outcomes
 from resettle.errors import MappingError
 from tests.engine.conftest import PEOPLE, PEOPLE_TABLE, MakeProject, Project, actions, counts, people, person, statuses
 
@@ -43,6 +44,7 @@ people:
         (("app.people", "app.people\n  key: name"), 10, 10, "has no unique index on (name)", "add a unique index"),
         (("app.people", "app.people\n  key: nam"), 10, 10, "has no column `nam`", "did you mean `name`?"),
         (("app.people", "app.people\n  key: age"), 10, 10, "key column `age` is not mapped", "map `age:`"),
+        (("unit: id", "unit: _unit"), 8, 11, 'bad SQL: Referenced column "_unit"', None),
         (("unit: id", "unit: agee"), 8, 11, "has no column `agee`", "did you mean `age`?"),
         (("unit: id", "unit: id\n  hold: {old: agee > 3}"), 9, 17, "has no column `agee`", "did you mean `age`?"),
         (("unit: id", "unit: id\n  rows: SELECT id FROM source"), 9, None, "must keep the column _unit", None),
@@ -65,6 +67,18 @@ def test_what_cannot_work_is_refused_at_its_place(
         assert error.place.column == column
     if hint:
         assert hint in str(error.hint)
+
+
+def test_what_an_expression_may_name_is_there_when_it_runs(project: MakeProject) -> None:
+    flow = GOOD.replace("unit: id", "unit: id\n  label: _unit || coalesce(name, ' has no name')\n  warn: {first: _n = 0 and _unit = 'p1'}")
+    p = project(flow.replace("unit: id", "unit: id\n  rows: SELECT _unit, _n, id, name FROM source"), TABLES)
+    p.put(people=[*people(2), {"id": "p2"}])
+    assert counts(p.plan()) == counts(p.apply())
+    assert p.held == {"p2": "null"}
+    assert [unit for unit, warning in p.sql("SELECT unit, warnings FROM resettle_units") if warning] == ["p1"]
+    with p.opened() as (migration, connections, ledger):
+        [held] = outcomes(migration, connections, ledger, Options(show_values=True), ["held"])
+    assert held["label"] == "p2 has no name"
 
 
 def test_the_good_one_compiles_and_tells_what_nothing_maps(project: MakeProject) -> None:

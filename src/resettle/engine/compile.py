@@ -23,7 +23,12 @@ from resettle.mapping.columns import quote
 from resettle.mapping.load import Migration, suggest
 from resettle.mapping.sql import Parsed, SqlError, first_line, meant, parse_expression, parse_query
 
-OURS = ("_unit", "_raw", "_n", "migration_time")
+OURS = {
+    "_unit": pa.string(),
+    "_raw": pa.int64(),
+    "_n": pa.int64(),
+    "migration_time": pa.timestamp("us", tz="UTC"),
+}
 
 
 class Compiler:
@@ -51,6 +56,7 @@ class Compiler:
         self._extra: frozenset[str] = frozenset()
         self._unseen: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._rows_sql: str | None = None
+        self._ours: list[str] = []
 
     def compile(self) -> FlowShape:
         """Raises MappingError with the place of the first thing that cannot work."""
@@ -64,13 +70,14 @@ class Compiler:
             for kind in ("skip", "hold", "warn")
             for rule, text in getattr(flow, kind).items()
         }
-        self._relation(None)
-        for one, place in [
-            *((p, (*at, "unit")) for p in parsed),
-            *((p, (*at, *k)) for k, p in rules.items()),
-        ]:
-            self.bind(one, *place)
+        self._relation(None, ours=[])
+        for one in parsed:
+            self.bind(one, *at, "unit")
+        self._relation(None, ours=["_unit"])
         label = self._label(*at)
+        self._relation(None)
+        for rule, one in rules.items():
+            self.bind(one, *at, *rule)
         rows_sql = self._query(flow.rows, *at, "rows") if flow.rows else None
         row_rules = self._row_rules(rows_sql)
         row_key = self._row_key(rows_sql, *at)
@@ -219,13 +226,12 @@ class Compiler:
         self.use([name for name in named if name is not None], *at)
         return parsed.sql
 
-    def _relation(self, rows_sql: str | None) -> None:
-        """Make `_probe`, an empty relation with the names and types that expressions see."""
-        self._rows_sql = rows_sql
+    def _relation(self, rows_sql: str | None, ours: Iterable[str] = tuple(OURS)) -> None:
+        """Make `_probe`, an empty relation with the names and types that expressions see, ``ours`` among them."""
+        self._rows_sql, self._ours = rows_sql, list(ours)
         fields = [(name, self._type(name)) for name in self._needs(everything=True)]
-        ours = [("_unit", pa.string()), ("_raw", pa.int64()), ("_n", pa.int64())]
-        ours.append(("migration_time", pa.timestamp("us", tz="UTC")))
-        self.db.register("source", pa.schema([*fields, *ours]).empty_table())
+        fields += [(name, OURS[name]) for name in self._ours]
+        self.db.register("source", pa.schema(fields).empty_table())
         structs = "".join(f", {struct_sql(done, null=True)} AS {quote(name)}" for name, done in self._previous.items())
         inner = f"({rows_sql})" if rows_sql else "source"
         try:
@@ -235,7 +241,7 @@ class Compiler:
             raise MappingError(
                 self.migration.place("flows", self.name, "rows"), f"bad SQL: {first_line(error)}"
             ) from None
-        if "_unit" not in names:
+        if rows_sql and "_unit" not in names:
             raise MappingError(
                 self.migration.place("flows", self.name, "rows"),
                 "a `rows:` query must keep the column _unit",
@@ -260,4 +266,4 @@ class Compiler:
         have = {row[0].lower() for row in self.db.execute("DESCRIBE _probe").fetchall()}
         new = [name for q, name, _ in parsed.columns if q in (None, "source") and name.lower() not in have]
         if new and self.source.open:
-            self._relation(self._rows_sql)
+            self._relation(self._rows_sql, self._ours)

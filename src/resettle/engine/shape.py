@@ -119,6 +119,8 @@ def start(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Tabl
     ``rows`` holds the needed columns, _unit (not null), _raw, migration_time, and `_trouble` ("reason|detail")
     if some rows could not be read. Of ``resolver`` what it remembers is not asked for.
     """
+    if "_n" not in rows.column_names:
+        rows = rows.append_column("_n", pa.repeat(pa.scalar(0, pa.int64()), rows.num_rows))
     units = _rules(connection, shape, rows)
     going = pc.is_null(units["status"])
     source = rows.filter(going).drop_columns([n for n in (TROUBLE,) if n in rows.column_names])
@@ -128,8 +130,6 @@ def start(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Tabl
         source, problems = _explode(connection, shape.rows_sql, source)
         source, exploded, problem = _leave_out(connection, shape, source)
         problems += problem
-    elif "_n" not in source.column_names:
-        source = source.append_column("_n", pa.repeat(pa.scalar(0, pa.int64()), source.num_rows))
     outputs: list[pa.Table | None] = []
     for number, output in enumerate(shape.outputs):
         shaped, bad = _output(connection, shape, number, source, (), resolver) if output.ahead else (None, [])
