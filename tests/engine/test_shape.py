@@ -70,12 +70,15 @@ def test_what_cannot_work_is_refused_at_its_place(
 
 
 def test_what_an_expression_may_name_is_there_when_it_runs(project: MakeProject) -> None:
-    flow = GOOD.replace("unit: id", "unit: id\n  label: _unit || coalesce(name, ' has no name')\n  warn: {first: _n = 0 and _unit = 'p1'}")
+    flow = GOOD.replace(
+        "unit: id",
+        "unit: id\n  label: _unit || coalesce(name, ' has no name')\n  warn: {first: _n = 0 and _unit <> 'p0'}",
+    )
     p = project(flow.replace("unit: id", "unit: id\n  rows: SELECT _unit, _n, id, name FROM source"), TABLES)
     p.put(people=[*people(2), {"id": "p2"}])
-    assert counts(p.plan()) == counts(p.apply())
-    assert p.held == {"p2": "null"}
-    assert [unit for unit, warning in p.sql("SELECT unit, warnings FROM resettle_units") if warning] == ["p1"]
+    assert counts(p.plan()) == counts(applied := p.apply())
+    assert (p.held, applied.counts[0].warnings) == ({"p2": "null"}, {"first": 2})
+    assert [unit for unit, warning in p.sql("SELECT unit, warnings FROM resettle_units") if warning] == ["p1", "p2"]
     with p.opened() as (migration, connections, ledger):
         [held] = outcomes(migration, connections, ledger, Options(show_values=True), ["held"])
     assert held["label"] == "p2 has no name"

@@ -222,8 +222,18 @@ def test_a_row_that_its_record_no_longer_makes_stays_and_is_told(project: MakePr
     assert run.counts[0].warnings == {"rows_left_behind": 1}
     assert p.sql("SELECT count(*) FROM usages") == [(3,)]
     assert p.apply().counts[0].warnings == {"rows_left_behind": 1}
+    left = "lessons: rows that their records no longer make"
+    assert (left, True, "2") in p.verify().checks
+    whole = payload(p, "a")
+    write(p, "a", [])
+    run = p.apply()
+    assert (run.counts[0].warnings, statuses(run)["skipped"]) == ({"rows_left_behind": 1}, 1)
+    assert (left, True, "4") in p.verify().checks
+    write(p, "a", whole)
+    assert p.apply().counts[0].warnings == {"rows_left_behind": 1}
     write(p, "a", [*payload(p, "a"), item("link", "u1")])
     assert not p.apply().counts[0].warnings
+    assert (left, True, "0") in p.verify().checks
 
 
 def test_a_patch_needs_a_row_that_is_there(project: MakeProject) -> None:

@@ -38,9 +38,8 @@ def count_decision(
     units = decision.units
     _tally(counts.units, units["status"])
     _tally(counts.reasons, units["reason"])
-    migrated = units.filter(pc.is_in(units["status"], pa.array([str(Status.DONE), str(Status.UNCHANGED)])))
-    if migrated["warnings"].null_count < migrated.num_rows:
-        _tally(counts.warnings, pc.list_flatten(pc.split_pattern(migrated["warnings"].drop_null(), ",")))
+    if units["warnings"].null_count < units.num_rows:
+        _tally(counts.warnings, pc.list_flatten(pc.split_pattern(units["warnings"].drop_null(), ",")))
     for output, made in zip(shape.outputs, decision.outputs, strict=True):
         actions = _tallied(made.rows["_action"])
         if decision.conflicts[output.name]:

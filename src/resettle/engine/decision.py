@@ -229,7 +229,10 @@ LEFT_BEHIND = "rows_left_behind"
 def left_behind(
     connection: duckdb.DuckDBPyConnection, units: pa.Table, known: pa.Table, wanted: Mapping[int, pa.Table]
 ) -> pa.Table:
-    """Warn of units that go on without some row of theirs. ``wanted``: each output's rows, by the ledger's number."""
+    """Warn of units that go on, or are skipped now, without some row of theirs.
+
+    ``wanted``: each output's rows, by the ledger's number.
+    """
     rows = [
         pa.table({"unit": table["_unit"], "n": table["_n"].cast(pa.int64())}).append_column(
             "output", pa.repeat(pa.scalar(number, pa.int64()), table.num_rows)
@@ -244,7 +247,8 @@ def left_behind(
     )["unit"].combine_chunks()
     connection.unregister("_k")
     connection.unregister("_w")
-    going, said = pc.is_null(units["status"]).combine_chunks(), units["warnings"].combine_chunks()
+    said, status = units["warnings"].combine_chunks(), units["status"].combine_chunks()
+    going = pc.is_in(status, pa.array([None, str(Status.SKIPPED)], pa.string()))
     hit = pc.and_(pc.is_in(units["_unit"].combine_chunks(), lost), going)
     also = pc.binary_join_element_wise(pc.fill_null(said, ""), LEFT_BEHIND, ",")
     word = pc.if_else(pc.is_null(said), LEFT_BEHIND, also)

@@ -14,12 +14,11 @@ from resettle.engine.alternate import rekeyed
 from resettle.engine.count import show
 from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Prepared
-from resettle.engine.fingerprint import as_wire, fingerprints
+from resettle.engine.fingerprint import as_wire, differing, fingerprints
 from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced
 from resettle.engine.present import keyed
 from resettle.engine.settle import looking, renumbered
 from resettle.engine.statements import OutputShape
-from resettle.engine.verify import differing
 from resettle.ledger.ledger import Ledger
 from resettle.mapping.functions import connect
 from resettle.mapping.load import Migration

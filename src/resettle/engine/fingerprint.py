@@ -102,3 +102,20 @@ def fingerprints(connection: duckdb.DuckDBPyConnection, rows: pa.Table, columns:
     finally:
         connection.unregister("_rows")
     return found["fp"].combine_chunks()
+
+
+def differing(
+    connection: duckdb.DuckDBPyConnection, columns: Sequence[Column], wanted: pa.Table, found: pa.Table
+) -> list[list[str]]:
+    """For each pair of rows the columns whose canonical values differ."""
+    names = [column.name for column in columns]
+    connection.register("_a", as_duckdb(wanted.select(names), columns))
+    connection.register("_b", as_duckdb(found.select(names), columns))
+    select = ", ".join(f"{canonical(column)} AS {quote(column.name)}" for column in columns)
+    a, b = (query(connection, f"SELECT {select} FROM {table}") for table in ("_a", "_b"))
+    connection.unregister("_a")
+    connection.unregister("_b")
+    flags = np.array(
+        [[x != y for x, y in zip(a[name].to_pylist(), b[name].to_pylist(), strict=True)] for name in names]
+    )
+    return [[name for name, flag in zip(names, row, strict=True) if flag] for row in flags.T]

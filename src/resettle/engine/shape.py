@@ -212,7 +212,7 @@ def _rules(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Tab
         status = pc.if_else(pc.is_valid(skip), "skipped", pc.if_else(held, "held", none))
         reason = pc.coalesce(skip, hold, pc.if_else(pc.is_valid(bad), "rule_failed", none))
         detail = pc.if_else(pc.is_valid(skip), none, bad)
-        warnings = found["warnings"].combine_chunks()
+        warnings = pc.if_else(pc.is_valid(skip), none, found["warnings"].combine_chunks())
     if TROUBLE in rows.column_names:
         trouble = rows[TROUBLE].combine_chunks()
         broken = pc.is_valid(trouble)

@@ -9,23 +9,21 @@ assertions and row-level-security probes.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 
-import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Column, Kind
+from resettle.batch import Kind
 from resettle.connector import Digesting
 from resettle.engine.alternate import rekeyed
 from resettle.engine.count import show
 from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Prepared
-from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprints
+from resettle.engine.fingerprint import as_wire, differing, fingerprints
 from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, selected
 from resettle.engine.present import keyed
 from resettle.engine.settle import looking, renumbered
@@ -37,12 +35,13 @@ from resettle.engine.verifying.digest import Digest
 from resettle.engine.verifying.exclusive import Exclusive, declared
 from resettle.engine.verifying.findings import Finding, FlowChecked, Spot, Verified
 from resettle.ledger.ledger import Ledger
-from resettle.mapping.columns import canonical, literal, quote
+from resettle.mapping.columns import literal
 from resettle.mapping.functions import connect, query
 from resettle.mapping.load import Migration
 
 __all__ = ["Finding", "FlowChecked", "Spot", "Verified", "verify"]
 
+_ROW = ["unit", "n"], ["_unit", "_n"]
 _NONE = pa.chunked_array([], pa.string())
 _Standing = tuple[pa.Array, pa.Array, pa.Array]
 """Which units the rules or the ledger hold or skip (null: neither), and which the ledger knows."""
@@ -119,7 +118,7 @@ class _FlowChecker:
         self._share = min(1.0, sample / total) if sample and total else 1.0
         self._seed = seed
         self._numbers = ledger.numbers(run.name, [output.name for output in run.shape.outputs])
-        self._applied = 0
+        self._applied = self._left_behind = 0
         self._digests: dict[str, Digest] = {}
         """Of the outputs whose rows are not fetched, but for suspects."""
 
@@ -145,6 +144,8 @@ class _FlowChecker:
                 self._checked.in_target[output.dataset] = count
         if whole and self._share == 1.0:
             self._vanished()
+            said = f"{self._run.name}: rows that their records no longer make"
+            self._verified.checks.append((said, True, str(self._left_behind)))  # nothing is deleted
         return suspects
 
     def run_suspects(self, run: FlowRun) -> None:
@@ -186,6 +187,7 @@ class _FlowChecker:
         held = shaped.units["_unit"].filter(standing[0]).combine_chunks()
         for output, rows, known in self._outputs(prepared, shaped, wanted):
             self._rows(output, rows, known)
+            self._left_behind += self._unwanted(rows, known.filter(pc.invert(pc.is_in(known["unit"], held))), output)
             if output.place in self._exclusive:
                 self._exclude(output, rows["_key"], known.filter(pc.is_in(known["unit"], held))["target_key"])
 
@@ -295,6 +297,11 @@ class _FlowChecker:
         self._db.unregister("_k")
         return found["theirs"].combine_chunks(), found["same"].combine_chunks()
 
+    def _unwanted(self, rows: pa.Table, known: pa.Table, output: OutputShape) -> int:
+        """How many rows that we made are not among those that are wanted."""
+        mine = known.filter(pc.fill_null(pc.not_equal(known["reused"], 1), True)).select(["unit", "n"])
+        return 0 if output.patch else int(mine.join(rows.select(["_unit", "_n"]), *_ROW, "left anti").num_rows)
+
     def _patches(self, output: OutputShape, rows: pa.Table) -> None:
         """Every place that was patched holds what it should."""
         there = landed.patched(self._db, self._run.targets[output.connection], output, rows)
@@ -374,23 +381,6 @@ class _FlowChecker:
                 str(max(gone, 0)),
             )
         )
-
-
-def differing(
-    connection: duckdb.DuckDBPyConnection, columns: Sequence[Column], wanted: pa.Table, found: pa.Table
-) -> list[list[str]]:
-    """For each pair of rows the columns whose canonical values differ."""
-    names = [column.name for column in columns]
-    connection.register("_a", as_duckdb(wanted.select(names), columns))
-    connection.register("_b", as_duckdb(found.select(names), columns))
-    select = ", ".join(f"{canonical(column)} AS {quote(column.name)}" for column in columns)
-    a, b = (query(connection, f"SELECT {select} FROM {table}") for table in ("_a", "_b"))
-    connection.unregister("_a")
-    connection.unregister("_b")
-    flags = np.array(
-        [[x != y for x, y in zip(a[name].to_pylist(), b[name].to_pylist(), strict=True)] for name in names]
-    )
-    return [[name for name, flag in zip(names, row, strict=True) if flag] for row in flags.T]
 
 
 def _pairs(rows: pa.Table) -> Iterator[tuple[str, str]]:
