@@ -183,6 +183,24 @@ def test_held_records_are_replayed_once_they_are_right(run: Run, folder: Path) -
     assert people(folder) == 2
 
 
+def test_a_replay_tells_of_records_that_left_the_source(run: Run, folder: Path) -> None:
+    path = folder / "data" / "people.jsonl"
+    path.write_text('{"id":"a","name":"Ann"}\n{"id":"b","name":null}\n')
+    run("apply")
+    path.write_text('{"id":"a","name":"Ann"}\n')
+    assert "1 of them are not in the source any more" in run("held", "replay")[1]
+
+
+@pytest.mark.parametrize("command", [["replay"], ["waive", "--why", "test data"]])
+def test_a_named_record_must_be_held(run: Run, folder: Path, command: list[str]) -> None:
+    (folder / "data" / "people.jsonl").write_text('{"id":"a","name":"Ann"}\n{"id":"b","name":null}\n')
+    run("apply")
+    code, _, said = run("held", *command, "b", "a")
+    assert (code, "not held: a" in said) == (2, True)
+    assert json.loads(run("held", "list", "--json")[1])["held"][0]["unit"] == "b"
+    assert json.loads(run("runs", "--json")[1])["runs"][0]["phase"] == "apply"
+
+
 def test_waived_records_count_as_skipped_from_then_on(run: Run, folder: Path) -> None:
     (folder / "data" / "people.jsonl").write_text('{"id":"a","name":"Ann"}\n{"id":"b","name":null}\n')
     run("apply")

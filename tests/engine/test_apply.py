@@ -333,6 +333,23 @@ def test_a_waived_record_is_out_of_scope_with_a_note(project: MakeProject, datab
     assert (unit["reason"], unit["note"]) == ("waived", "a test account")
 
 
+def test_a_record_without_a_key_of_its_own_is_the_same_one_under_another_mapping(
+    project: MakeProject, database: str
+) -> None:
+    strange = [{"name": "Nobody", "age": 1}, {"name": "None", "age": 2}, person(0, "Other")]
+    p = project(PEOPLE, target=database, people=[*people(2), *strange])
+    p.apply()
+    held = p.held
+    assert sorted(held.values()) == ["duplicate_unit", "no_key", "no_key"]
+    waived = next(unit for unit, reason in held.items() if reason == "no_key")
+    with p.ledger() as ledger:
+        ledger.settle("people", None, [waived], waive="test data")
+    p.flows(PEOPLE.replace("name: name", "name: upper(name)"))
+    assert counts(p.plan()) == counts(p.apply())
+    del held[waived]
+    assert (p.held, p.units("skipped")) == (held, {waived: "waived"})
+
+
 def test_a_waiver_outlives_a_change_of_the_mapping(project: MakeProject, database: str) -> None:
     p = project(target=database, people=[{**person(0), "age": "forty"}, person(1)])
     p.apply()

@@ -7,7 +7,7 @@ import io
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ from resettle.engine import apply as applying
 from resettle.engine import explain as explaining
 from resettle.engine.outcomes import labelled, waiting
 from resettle.errors import ConfigError
+from resettle.ledger.ledger import Ledger
 from resettle.report import summary
 from resettle.report.outcomes import line
 from resettle.report.sides import print_sides, side_json
@@ -201,7 +202,7 @@ def replay(
     settings |= {"concurrency": concurrency, "show_values": show_values}
     with opened("held-replay", migration, env, var, writes=True, **settings) as o:
         ledger = o.connections.ledger()
-        named = set(units or ())
+        named = _named(ledger, select, reason, units)
         only: dict[str, list[str]] = {}
         for one in ledger.each_unit("held", select, reason):
             if named and one["unit"] not in named:
@@ -215,7 +216,20 @@ def replay(
         options = replace(o.options, select=tuple(only), only=only)
         done = applying.apply(o.migration, o.connections, ledger, options, datetime.now(UTC), phase="replay")
         left = unsettled(o, done)
+    gone = sum(max(0, len(set(only[counts.flow])) - counts.read) for counts in done.counts)
+    if gone and not json:
+        out.print(f"{gone:,} of them are not in the source any more; `resettle held waive` puts them aside.")
     conclude(done, left, json=json)
+
+
+def _named(ledger: Ledger, select: str | None, reason: str | None, units: Sequence[str] | None) -> set[str]:
+    """The records that are named, all of which must be held."""
+    named = set(units or ())
+    missing = named and named.difference(one["unit"] for one in ledger.each_unit("held", select, reason))
+    if missing:
+        listed = ", ".join(sorted(missing)[:3])
+        raise ConfigError(f"not held: {listed}", hint="`resettle held list` shows the keys of those that are")
+    return named
 
 
 @app.command()
@@ -238,6 +252,7 @@ def waive(
         raise ConfigError("say which records", hint="name units, --select FLOW or --reason REASON")
     with opened("held-waive", migration, env, var, json=json, verbose=verbose, writes=True, yes=yes) as o:
         ledger = o.connections.ledger()
+        _named(ledger, select, reason, units)
         with ledger.run("waive", {"why": why}, datetime.now(UTC), lock=True) as run:
             count = ledger.settle(select, reason, units or [], waive=why)
             ledger.finish(run, "done", {"waived": count})

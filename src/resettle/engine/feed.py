@@ -7,6 +7,7 @@ and their fingerprints compared, which costs time and nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -144,7 +145,9 @@ class Feed:
         self._shape, self._ledger, self._resolver, self._db = shape, ledger, resolver, connection
         self._finishing = connection.cursor() if shape.late else connection
         """Late shaping is finished in another thread than it is started in."""
-        self._seed = literal(f"{digest}/{duckdb.__version__}")
+        seed = hashlib.blake2b(f"{digest}/{duckdb.__version__}".encode(), digest_size=8)
+        self._seed = np.frombuffer(seed.digest(), np.int64)
+        """What a record's hash is mixed with: under another mapping no record is taken for settled."""
         self._started_at, self._where, self._only = started_at, where, only
         self._numbers = ledger.numbers(shape.name, [output.name for output in shape.outputs])
         self._remembers = ledger.remembers(shape.name)
@@ -226,12 +229,16 @@ class Feed:
         places = [str(place) for place in range(table.num_columns)]  # DuckDB does not tell `Name` from `name`
         database.register("_raw", table.rename_columns(places))
         try:
-            seed = f"{self._seed} || {literal('/' + ','.join(table.column_names))}"
-            found = query(database, f"SELECT hash({', '.join(map(quote, places))}, {seed}) AS h FROM _raw")
+            names = literal("/" + ",".join(table.column_names))
+            found = query(database, f"SELECT hash({', '.join(map(quote, places))}, {names}) AS h FROM _raw")
         finally:
             database.unregister("_raw")
-        hashes: Hashes = found["h"].to_numpy().view(np.int64)
+        hashes: Hashes = found["h"].to_numpy().view(np.int64) ^ self._seed
         return hashes
+
+    def _contents(self, raw: Hashes) -> pa.Array:
+        """A name for each record by what it holds, whatever the mapping says of it."""
+        return pa.array([f"{value:016x}" for value in (raw ^ self._seed).view(np.uint64).tolist()], pa.string())
 
     def _matching(self, database: duckdb.DuckDBPyConnection, decoded: pa.Table) -> Mask:
         assert self._where is not None
@@ -274,8 +281,7 @@ class Feed:
             text = pc.binary_join_element_wise("undecodable", broken, "|")
             text = pc.if_else(pc.and_(pc.is_null(text), zero), "unstorable|the unit key holds U+0000", text)
             text = pc.if_else(pc.and_(pc.is_null(text), pc.is_null(units)), "no_key|the unit key is null", text)
-            named = pa.array([f"raw:{value & 0xFFFFFFFFFFFFFFFF:016x}" for value in raw.tolist()], pa.string())
-            units = pc.coalesce(units, named)
+            units = pc.coalesce(units, pc.binary_join_element_wise("raw:", self._contents(raw), ""))
             rows = rows.drop_columns([TROUBLE]) if trouble is not None else rows
             rows = rows.append_column(TROUBLE, text)
         # In the order of its keys a batch goes into the target's and the ledger's index in a quarter less time.
@@ -293,7 +299,7 @@ class Feed:
         same = np.zeros(len(again), np.bool_)
         first = self._units.companions(units[again])
         same[places] = [first[int(units[at])] == int(raw[at]) for at in places]
-        rows = _hold_repeats(rows, pa.array(again & ~same))
+        rows = self._hold_repeats(rows, pa.array(again & ~same))
         return rows.filter(pa.array(~same)), int(same.sum())
 
     def _hold_twins(self, rows: pa.Table, known: Known) -> pa.Table:
@@ -312,7 +318,18 @@ class Feed:
         if not met.any():
             return rows
         twins = said.filter(pa.array(met))["unit"].combine_chunks()
-        return _hold_repeats(rows, pc.is_in(rows["_unit"].combine_chunks(), twins))
+        return self._hold_repeats(rows, pc.is_in(rows["_unit"].combine_chunks(), twins))
+
+    def _hold_repeats(self, rows: pa.Table, other: pa.Array) -> pa.Table:
+        """Give a second record of a unit a key of its own, so that both are in the ledger, and hold it."""
+        contents = self._contents(rows["_raw"].to_numpy())
+        renamed = pc.binary_join_element_wise(rows["_unit"].combine_chunks(), contents, "#")
+        units = pc.if_else(other, renamed, rows["_unit"].combine_chunks())
+        text = rows[TROUBLE].combine_chunks() if TROUBLE in rows.column_names else pa.nulls(len(other), pa.string())
+        text = pc.if_else(other, "duplicate_unit|another record of this run has the same unit key", text)
+        rows = rows.drop_columns([n for n in (TROUBLE,) if n in rows.column_names])
+        rows = rows.set_column(rows.column_names.index("_unit"), "_unit", units)
+        return rows.append_column(TROUBLE, text)
 
     def _known(self, rows: pa.Table) -> Known:
         if not self._remembers or not rows.num_rows:
@@ -355,18 +372,6 @@ def _add(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
     for name, values in columns.items():
         table = table.append_column(name, values)
     return table
-
-
-def _hold_repeats(rows: pa.Table, other: pa.Array) -> pa.Table:
-    """Give a second record of a unit a key of its own, so that both are in the ledger, and hold it."""
-    raw = [f"{value & 0xFFFFFFFFFFFFFFFF:016x}" for value in rows["_raw"].to_pylist()]
-    renamed = pc.binary_join_element_wise(rows["_unit"].combine_chunks(), pa.array(raw), "#")
-    units = pc.if_else(other, renamed, rows["_unit"].combine_chunks())
-    text = rows[TROUBLE].combine_chunks() if TROUBLE in rows.column_names else pa.nulls(len(other), pa.string())
-    text = pc.if_else(other, "duplicate_unit|another record of this run has the same unit key", text)
-    rows = rows.drop_columns([n for n in (TROUBLE,) if n in rows.column_names])
-    rows = rows.set_column(rows.column_names.index("_unit"), "_unit", units)
-    return rows.append_column(TROUBLE, text)
 
 
 def _minted(known: Known, numbers: Sequence[int]) -> shaping.Minted:
