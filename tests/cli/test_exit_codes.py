@@ -183,6 +183,12 @@ def test_held_records_are_replayed_once_they_are_right(run: Run, folder: Path) -
     assert people(folder) == 2
 
 
+def test_a_plan_ends_with_what_it_would_write(run: Run) -> None:
+    assert "Plan: 2 rows to create. Nothing will be deleted" in run("plan")[1]
+    run("apply")
+    assert "Plan: nothing to write. Nothing will be deleted" in run("plan")[1]
+
+
 def test_a_replay_tells_of_records_that_left_the_source(run: Run, folder: Path) -> None:
     path = folder / "data" / "people.jsonl"
     path.write_text('{"id":"a","name":"Ann"}\n{"id":"b","name":null}\n')

@@ -209,6 +209,7 @@ def test_every_other_character_of_a_patched_text_stays(project: MakeProject) -> 
 
 def test_a_stale_reference_is_put_right(project: MakeProject, database: str) -> None:
     p = lessons(project, database, a=[item("upload", "k1", assetId="gone")])
+    assert p.plan().writes == {"create": 2, "patch": 1}
     assert actions(p.apply()) == {"create": 2, "patch": 1}
     ((asset,),) = p.sql("SELECT id FROM assets")
     assert payload(p, "a")[0]["assetId"] == str(asset)

@@ -137,7 +137,12 @@ def plan(
     if json:
         flows = [counts.as_json() | {"samples": _samples(counts.samples)} for counts in made.counts]
         print_json(
-            {"migration": made.migration, "environment": made.environment, "writes": made.writes, "flows": flows}
+            {
+                "migration": made.migration,
+                "environment": made.environment,
+                "writes": made.writes.total(),
+                "flows": flows,
+            }
         )
     else:
         summary.print_plan(out, made, saved_as=str(plan_file) if plan_file else None, samples=samples)

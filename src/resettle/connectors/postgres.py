@@ -388,7 +388,7 @@ def _refusals(jobs: Sequence[Write], refused: Sequence[Refusal]) -> pa.Table:
 
 def _words(refusal: Refusal, keys: Mapping[str, str]) -> tuple[str, str]:
     if refusal.state == "42501":
-        return "row_security", ""
+        return "row_security", "no policy permits this row"
     _, reason = ERRORS.get(refusal.state) or ERRORS[refusal.state[:2]]
     if reason == "unique" and refusal.constraint in keys:
         return "exists", keys[refusal.constraint]

@@ -6,6 +6,7 @@ import base64
 import json
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from resettle import private
 from resettle.engine.balance import Counts
 from resettle.engine.count import count_decision, count_prepared, summarise
 from resettle.engine.decide import Decider
-from resettle.engine.decision import Decision, Foreseen
+from resettle.engine.decision import WRITTEN, Decision, Foreseen
 from resettle.engine.flow import Connections, FlowRun, Options, foresee, open_flow, remembering, selected
 from resettle.engine.rounds import Rounds
 from resettle.engine.uniques import Hashes
@@ -49,9 +50,10 @@ class Plan:
     engine: str = field(default_factory=lambda: f"duckdb {duckdb.__version__}")
 
     @property
-    def writes(self) -> int:
-        """Rows that an apply would create or change."""
-        return sum(counter["create"] + counter["update"] for counts in self.counts for counter in counts.rows.values())
+    def writes(self) -> Counter[str]:
+        """By action: what an apply would create, change, patch and copy."""
+        every = sum((counter for counts in self.counts for counter in counts.rows.values()), Counter[str]())
+        return Counter({action: every[action] for action in WRITTEN.to_pylist() if every[action]})
 
 
 def plan(migration: Migration, connections: Connections, ledger: Ledger, options: Options, now: datetime) -> Plan:

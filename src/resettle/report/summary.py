@@ -58,6 +58,15 @@ def held_words(count: int) -> str:
     return f"{count:,} record{' is' if count == 1 else 's are'} held"
 
 
+_TO_DO = {
+    "create": "rows to create",
+    "update": "rows to update",
+    "patch": "rows to patch",
+    "copy": "files to copy",
+}
+"""By action."""
+
+
 def print_plan(console: Console, plan: Plan, *, saved_as: str | None, samples: int) -> None:
     """A plan, for people."""
     console.print(f"[bold]plan[/] {plan.migration} ({plan.environment})")
@@ -66,7 +75,9 @@ def print_plan(console: Console, plan: Plan, *, saved_as: str | None, samples: i
         _reasons(console, counts)
         _samples(console, counts, samples)
         _fields(console, counts)
-    console.print(f"Plan: {plan.writes:,} rows to write. Nothing will be deleted, no table will be altered.")
+    parts = [f"{count:,} {_TO_DO[action]}" for action, count in plan.writes.items()]
+    parts = parts or ["nothing to write"]
+    console.print(f"Plan: {', '.join(parts)}. Nothing will be deleted, no table will be altered.", highlight=False)
     if saved_as:
         console.print(f"Saved to {escape(saved_as)}. To do exactly this: [bold]resettle apply {escape(saved_as)}[/]")
 
@@ -114,7 +125,7 @@ def _what_next(console: Console, counted: Sequence[Counts]) -> None:
 def _reasons(console: Console, counts: Counts) -> None:
     parts = [f"{reason} {count:,}" for reason, count in counts.reasons.most_common()]
     parts += [f"{reason} {count:,} rows left out" for reason, count in counts.left_out.most_common()]
-    parts += [f"{name} {count:,} (warning, migrated)" for name, count in counts.warnings.most_common()]
+    parts += [f"{name} {count:,} (warning)" for name, count in counts.warnings.most_common()]
     if parts:
         console.print(f"  {counts.flow}: {', '.join(parts)}", highlight=False)
     width = max(map(len, counts.summary), default=0)
@@ -197,12 +208,13 @@ def print_verified(console: Console, verified: Verified, *, spots: int) -> None:
             f"spot {spot.flow} {escape(spot.key)}: {equal} of {len(spot.fields)} fields equal", highlight=False
         )
         for name, (wanted, found, same) in spot.fields.items():
-            if wanted is not None or found is not None or not same:
+            hidden = wanted is None and found is None
+            if not hidden or not same:
                 sign = "=" if same else "[red]*[/]"
-                pair = f"{escape(str(wanted))} | {escape(str(found))}"
+                pair = "differs (not shown)" if hidden else f"{escape(str(wanted))} | {escape(str(found))}"
                 console.print(f"    {sign} {escape(name)}: {pair}", highlight=False)
     for finding in verified.findings:
-        where = " ".join(part for part in (finding.flow, finding.unit) if part)
+        where = " ".join(part for part in (finding.flow, finding.unit or finding.key) if part)
         console.print(f"[red]* {finding.kind}[/] {escape(where)}: {escape(finding.detail)}", highlight=False)
     print_verdict(console, verified)
 
