@@ -37,6 +37,7 @@ def check(migration: Migration, connections: Connections, ledger: Ledger, option
         yield from _source(migration, shape, connections)
         yield from _targets(migration, shape, connections, ledger)
     yield from _order(migration, shapes)
+    yield from _looked_up(migration, shapes)
     for one in probes(migration, connections):
         yield Remark("note" if one.passed else "warning", f"{one.name}: {one.detail}")
 
@@ -129,6 +130,23 @@ def _narrower(into: str, output: OutputShape) -> Iterator[Remark]:
                 f"{into}: a unique index on ({', '.join(unique)}) refuses rows that differ only in {rest}",
                 hint="leave it out of `match:`, so that such rows are one",
             )
+
+
+def _looked_up(migration: Migration, shapes: list[FlowShape]) -> Iterator[Remark]:
+    """A lookup in what an earlier flow writes says one thing to a plan and another to the apply."""
+    wrote: dict[str, str] = {}
+    for shape in shapes:
+        for name in shape.lookups:
+            dataset = migration.file.lookups[name].from_
+            if dataset in wrote:
+                yield Remark(
+                    "warning",
+                    f"flow `{shape.name}` looks up {dataset}, which flow `{wrote[dataset]}` writes first:"
+                    " a plan of both sees it as it is now",
+                    str(migration.place("lookups", name)),
+                    f"`--select {wrote[dataset]}` first, then plan the rest; or use `ref:`",
+                )
+        wrote |= {output.place: shape.name for output in shape.outputs}
 
 
 def _order(migration: Migration, shapes: list[FlowShape]) -> Iterator[Remark]:

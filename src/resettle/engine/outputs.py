@@ -156,6 +156,7 @@ class _Output:
         if isinstance(form, Lookup):
             return self._looked_up(form, place), "VARCHAR"
         if isinstance(form, Ref):
+            self._check_wanted(form, column, place)
             return self._referenced(form, place), "VARCHAR"
         assert isinstance(form, str)
         parsed = self._flow.expression(form, *place)
@@ -188,6 +189,27 @@ class _Output:
         value = f"{alias}._target_key"
         missing = refuse(on.sql, "VARCHAR")
         return f"CASE WHEN {on.sql} IS NOT NULL AND {value} IS NULL THEN {missing} ELSE {value} END"
+
+    def _check_wanted(self, form: Ref, column: str, place: At) -> None:
+        """A reference gives what the other rows go by; a foreign key may want another column of theirs."""
+        flow, _, name = form.ref.partition(".")
+        outputs = self._migration.file.flows[flow].all_outputs
+        other = outputs[name] if name else next(iter(outputs.values()))
+        connection, _, dataset = other.into.partition(".")
+        for key in self._schema.foreign_keys:
+            if key.columns != (column,) or (self._connection, key.target) != (connection, dataset):
+                continue
+            own = self._flow.target_schema(connection, dataset).key
+            given = split(other.match or other.key) or own
+            if other.match and len(own) == 1 and own[0] in other.columns:
+                given = own
+            if given != key.target_columns and other.columns != "auto":
+                raise MappingError(
+                    self._migration.place(*place),
+                    f"`ref: {form.ref}` gives `{', '.join(given)}`, which rows of `{other.into}` go by;"
+                    f" the foreign key {key.name} wants `{', '.join(key.target_columns)}`",
+                    hint="map that column in the other flow too, or fill this one by a `lookup:` from the target",
+                )
 
     def _edit(self, name: str, form: Edit, place: At) -> None:
         """The parts of an edit as text, the value as JSON."""
