@@ -90,7 +90,6 @@ PYTHON_ROWS = {
     "engine/verifying/assertions.py": "constraints by name",
     "engine/decide.py": "the numbers of column sets",
     "engine/decision.py": "records in conflict, to explain them",
-    "engine/feed.py": "records that come twice",
     "engine/images.py": "what a run overwrote, as JSON row by row",
     "engine/undoing/restore.py": "the same, put back; documents edited as text",
     "engine/undoing/standing.py": "rows that were overwritten, place by place",

@@ -132,7 +132,8 @@ NEW = pa.array(["create", "copy"])
 """Actions that may make a row or file that was not there."""
 TAKING = pa.array(["create", "copy", "reuse", "update"])
 """Actions by which a row that the ledger does not know takes its key; under `match:` several may share one."""
-WRITTEN = pa.array(["create", "update", "patch", "copy"])
+WRITES = (Action.CREATE, Action.UPDATE, Action.PATCH, Action.COPY)
+WRITTEN = pa.array(list(map(str, WRITES)))
 """Actions that write."""
 
 

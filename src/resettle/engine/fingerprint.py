@@ -111,11 +111,12 @@ def differing(
     names = [column.name for column in columns]
     connection.register("_a", as_duckdb(wanted.select(names), columns))
     connection.register("_b", as_duckdb(found.select(names), columns))
-    select = ", ".join(f"{canonical(column)} AS {quote(column.name)}" for column in columns)
-    a, b = (query(connection, f"SELECT {select} FROM {table}") for table in ("_a", "_b"))
+    values = ", ".join(f"{canonical(column)} AS {quote(column.name)}" for column in columns)
+    flags = ", ".join(f"a.{quote(name)} IS DISTINCT FROM b.{quote(name)}" for name in names)
+    found = query(
+        connection, f"SELECT {flags} FROM (SELECT {values} FROM _a) a POSITIONAL JOIN (SELECT {values} FROM _b) b"
+    )
     connection.unregister("_a")
     connection.unregister("_b")
-    flags = np.array(
-        [[x != y for x, y in zip(a[name].to_pylist(), b[name].to_pylist(), strict=True)] for name in names]
-    )
-    return [[name for name, flag in zip(names, row, strict=True) if flag] for row in flags.T]
+    rows = np.array([flag.to_numpy() for flag in found.columns]).T
+    return [[name for name, flag in zip(names, row, strict=True) if flag] for row in rows]

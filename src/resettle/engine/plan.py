@@ -23,7 +23,7 @@ from resettle import private
 from resettle.engine.balance import Counts
 from resettle.engine.count import count_decision, count_prepared, summarise
 from resettle.engine.decide import Decider
-from resettle.engine.decision import WRITTEN, Decision, Foreseen
+from resettle.engine.decision import WRITES, Decision, Foreseen
 from resettle.engine.flow import Connections, FlowRun, Options, foresee, open_flow, remembering, selected
 from resettle.engine.rounds import Rounds
 from resettle.engine.uniques import Hashes
@@ -53,7 +53,7 @@ class Plan:
     def writes(self) -> Counter[str]:
         """By action: what an apply would create, change, patch and copy."""
         every = sum((counter for counts in self.counts for counter in counts.rows.values()), Counter[str]())
-        return Counter({action: every[action] for action in WRITTEN.to_pylist() if every[action]})
+        return Counter({action: every[action] for action in WRITES if every[action]})
 
 
 def plan(migration: Migration, connections: Connections, ledger: Ledger, options: Options, now: datetime) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 
@@ -25,11 +26,17 @@ def escape(text: str) -> str:
     return markup.escape(visible(text).replace("\n", "\\n").replace("\t", "\\t"))
 
 
+PIPED = 200
+"""Characters of a line that goes to no terminal: rich takes 80, and breaks the columns of tables."""
+
+
 class Terminal(Console):
     """A console that shows control characters instead of sending them; its own it sends."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, soft_wrap=True, emoji=False)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = PIPED
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
