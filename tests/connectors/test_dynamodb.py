@@ -18,7 +18,7 @@ from resettle.batch import Kind, Schema
 from resettle.calls import Caller
 from resettle.connector import Source
 from resettle.connectors.dynamodb import ERRORS, THROTTLES, DynamoDB, DynamoDBSettings, errors
-from resettle.errors import AccessError, ConfigError, CorruptError, TransientError
+from resettle.errors import AccessError, ConfigError, ConnectorError, CorruptError, TransientError
 from resettle.sandbox.dynamodb import LocalDynamoDB, start_dynamodb
 
 Item = Mapping[str, Mapping[str, Any]]
@@ -268,8 +268,45 @@ def test_access_refused_stops_at_once_and_says_what_is_needed(error: Exception) 
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("code", ["KMSAccessDeniedException", "KMS.DisabledException", "KMSInvalidStateException"])
+def test_a_key_that_may_not_be_used_is_access_refused(code: str) -> None:
+    source, _, caller = scripted(page("a"), refusal(code))
+    with pytest.raises(AccessError, match=code) as raised:
+        rows(source, "t", ["id"])
+    assert "kms:Decrypt" in (raised.value.hint or "")
+    assert caller.counts["retries"] == 0
+
+
+def test_a_conflict_between_replicas_is_tried_again() -> None:
+    source, _, caller = scripted(page("a"), refusal("ReplicatedWriteConflictException"), page("b", more=False))
+    assert rows(source, "t", ["id"]) == [{"id": "a"}, {"id": "b"}]
+    assert caller.counts["retries"] == 1
+
+
+@pytest.mark.parametrize(("code", "hint"), [("ValidationException", "`segments`"), ("InvalidObjectState", "restore")])
+def test_a_request_that_can_never_be_answered_ends_the_read_and_says_what_to_do(code: str, hint: str) -> None:
+    source, _, caller = scripted(page("a"), refusal(code))
+    with pytest.raises(ConnectorError, match=f"{code} from Scan") as raised:
+        rows(source, "t", ["id"])
+    assert hint in (raised.value.hint or "")
+    assert "secret" not in str(raised.value)
+    assert caller.counts["retries"] == 0
+
+
+def test_a_table_that_is_gone_in_the_middle_of_a_scan_is_named(service: LocalDynamoDB) -> None:
+    service.load("short-lived", ["id"], numbered(10))
+    source = live(service)
+    (part,) = source.partitions("short-lived", 1)
+    batches = source.read(part, 3)
+    assert len(next(batches)) == 3
+    service.client("dynamodb").delete_table(TableName="short-lived")
+    with pytest.raises(ConnectorError, match='dynamo: the table "short-lived" was deleted') as raised:
+        list(batches)
+    assert "run again" in (raised.value.hint or "")
+
+
 def test_an_unknown_error_is_neither_translated_nor_tried_again() -> None:
-    source, _, caller = scripted(refusal("ValidationException"))
+    source, _, caller = scripted(refusal("UnheardOfException"))
     with pytest.raises(botocore.exceptions.ClientError):
         rows(source, "t", ["id"])
     assert caller.counts["retries"] == 0

@@ -410,6 +410,53 @@ def test_an_etag_of_an_encrypted_object_is_no_md5(end: LocalS3, s3: S3) -> None:
     assert s3.open("objects", "k").md5 == "a" * 32
 
 
+@pytest.mark.parametrize("encrypted", ["older", "newer"])
+@pytest.mark.parametrize("keys", [("older", "newer"), ("z-older", "newer")], ids=["older first", "newer first"])
+def test_no_md5_is_claimed_where_the_bucket_was_encrypted_at_another_time(
+    end: LocalS3, keys: tuple[str, str], encrypted: str
+) -> None:
+    """A bucket's default may change at any time; the first key says nothing of the others."""
+    s3 = opened(end)
+    for key in keys:
+        kms = {"ServerSideEncryption": "aws:kms"} if encrypted in key else {}
+        end.client().put_object(Bucket="bkt", Key=key, Body=b"content", **kms)
+
+    def dated(parsed: dict[str, Any], **given: Any) -> None:
+        for one in parsed.get("Contents", []):
+            one["LastModified"] = datetime(2026, 1, 1 + keys.index(one["Key"]), tzinfo=UTC)
+
+    s3._client.meta.events.register("after-call.s3.ListObjectsV2", dated)
+    assert {row["key"]: row["md5"] for row in rows(s3)} == dict.fromkeys(keys)
+    plain = {key: None if encrypted in key else md5(b"content") for key in keys}
+    assert {key: s3.open("objects", key).md5 for key in keys} == plain
+
+
+def test_only_the_oldest_and_the_newest_of_a_page_are_looked_at_unless_others_tell_of_them(end: LocalS3) -> None:
+    s3 = opened(end)
+    end.load("bkt", {f"{number:02}": b"content" for number in range(30)})
+
+    def dated(parsed: dict[str, Any], **given: Any) -> None:
+        for one in parsed.get("Contents", []):
+            one["LastModified"] = datetime(2026, 1, 1 + int(one["Key"]) % 10, tzinfo=UTC)
+
+    s3._client.meta.events.register("after-call.s3.ListObjectsV2", dated)
+    end.requests.clear()
+    assert {row["md5"] for row in rows(s3, size=10)} == {md5(b"content")}
+    assert [one.split()[1] for one in end.requests if one.startswith("HEAD")] == ["/bkt/00?", "/bkt/09?"]
+
+
+@pytest.mark.parametrize("kept", [{}, {"Metadata": {MD5: "A" * 32}}])
+def test_a_listed_object_that_turns_out_to_be_encrypted_has_no_etag_for_an_md5(
+    end: LocalS3, s3: S3, kept: dict[str, Any]
+) -> None:
+    for key, kms in (("a", {}), ("b", {"ServerSideEncryption": "aws:kms", **kept}), ("c", {})):
+        end.client().put_object(Bucket="bkt", Key=key, Body=b"content", **kms)
+    s3._bucket._etags_are_md5s = lambda page: True  # type: ignore[method-assign]
+    assert [row["md5"] for row in rows(s3)] == [md5(b"content")] * 3
+    told = "a" * 32 if kept else None
+    assert [s3.open("objects", key).md5 for key in "abc"] == [md5(b"content"), told, md5(b"content")]
+
+
 def test_where_objects_may_only_be_listed_no_md5_is_claimed(end: LocalS3, s3: S3) -> None:
     put(s3, "k", b"content")
     end.fail("status", method="HEAD", times=9, status=403, code="AccessDenied")

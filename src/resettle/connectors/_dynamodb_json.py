@@ -275,7 +275,11 @@ def columns(records: pa.Table) -> tuple[Column, ...]:
     held: dict[str, set[str]] = {}
     sifted = _sift(records[RECORD].combine_chunks().cast(pa.string()), {})
     for record in sifted.drop_null().to_pylist():
-        for name, value in orjson.loads(record)["Item"].items():
+        try:
+            item = orjson.loads(record)["Item"]
+        except orjson.JSONDecodeError:
+            continue  # nested deeper than the service allows
+        for name, value in item.items():
             held.setdefault(name, set()).update(value if isinstance(value, dict) else ())
     return tuple(column(name, tags) for name, tags in sorted(held.items()))
 

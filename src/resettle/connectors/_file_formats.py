@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import csv
 import functools
-import io
-import itertools
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,17 +14,15 @@ import msgspec
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet
 
 from resettle.batch import ARROW, MOST_BYTES, RECORD, TROUBLE, Batch, Column, Decode, Kind
 from resettle.connectors import _dynamodb_json as typed
-from resettle.connectors._lines import BLOCK, FETCH_AGAIN, batches, check, lines, reading
+from resettle.connectors._files_csv import Csv
+from resettle.connectors._lines import FETCH_AGAIN, batches, check, lines, reading
 from resettle.errors import ConfigError, CorruptError
 
 SAMPLE = 1000
-LONGEST = 32 << 20
-"""Bytes of the longest CSV record: Arrow wants each within one block."""
 
 
 class Format(Protocol):
@@ -67,7 +63,9 @@ def decode_json(table: pa.Table, names: Sequence[str]) -> pa.Table:
     for row, record in enumerate(table[RECORD].to_pylist()):
         try:
             values = _any.decode(record)
-        except (msgspec.DecodeError, RecursionError, ValueError):
+        except RecursionError:
+            values, trouble[row] = {}, "nested too deeply"
+        except (msgspec.DecodeError, ValueError):
             values, trouble[row] = {}, "not valid JSON"
         if not isinstance(values, dict):
             values, trouble[row] = {}, "not a JSON object"
@@ -101,7 +99,7 @@ class Json:
         if self._whole(path, connection):
             self._members(path, connection)
         else:
-            check(path, connection, lines=True)
+            check(path, connection)
 
     def columns(self, path: Path, connection: str) -> Sequence[Column]:
         sample = next(self.read(path, connection, SAMPLE), None)
@@ -122,7 +120,7 @@ class Json:
         for record in sample[RECORD].to_pylist():
             try:
                 values = _any.decode(record)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, RecursionError, ValueError):
                 continue
             for name, value in values.items() if isinstance(values, dict) else ():
                 kinds.setdefault(name, set()).update(() if value is None else {_kind(value)})
@@ -147,6 +145,9 @@ class Json:
         except msgspec.DecodeError:
             said = f"{path.name} is not whole JSON"
             raise CorruptError(said, connection=connection, hint=FETCH_AGAIN) from None
+        except RecursionError:
+            said, hint = f"{path.name} is nested too deeply to be read as a whole", "make it JSON lines"
+            raise CorruptError(said, connection=connection, hint=hint) from None
 
     def _listed(self, data: bytes, path: Path, connection: str) -> list[msgspec.Raw]:
         return msgspec.json.decode(data, type=list[msgspec.Raw])
@@ -209,73 +210,6 @@ def _is_bare(record: str) -> bool:
     return not (isinstance(item, dict) and list(item) == ["Item"] and isinstance(item["Item"], dict))
 
 
-class Csv:
-    """A header, then records; all text. Nothing between the commas is null, "" is empty text."""
-
-    sampled = False
-    decode = staticmethod(Batch.decode)
-
-    def check(self, path: Path, connection: str) -> None:
-        self.columns(path, connection)
-        check(path, connection, lines=False)
-        with reading(path, connection) as stream:
-            quotes = sum(block.count(b'"') for block in iter(functools.partial(stream.read, BLOCK), b""))
-        if quotes % 2:  # no fault in itself, but every file that breaks off within quotes has it
-            self._parse(path, connection)
-
-    def columns(self, path: Path, connection: str) -> Sequence[Column]:
-        header = next(self._rows(path, connection), [])
-        if not header or len(set(header)) < len(header):
-            what = "names a column twice" if header else "has no header"
-            raise ConfigError(f"{connection}: {path.name} {what}", hint="its first line must name its columns")
-        return [Column(name, Kind.TEXT) for name in header]
-
-    def count(self, path: Path) -> int | None:
-        return None
-
-    def _parse(self, path: Path, connection: str) -> None:
-        for _ in self._rows(path, connection):
-            pass
-
-    def _rows(self, path: Path, connection: str) -> Iterator[list[str]]:
-        """The file as Python's strict parser has it, which refuses a quote that is never closed."""
-        try:
-            with reading(path, connection) as stream:
-                yield from csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), strict=True)
-        except UnicodeDecodeError:
-            raise CorruptError(f"{path.name} is not UTF-8", connection=connection) from None
-        except csv.Error:
-            said = f"{path.name} has a quote that is not closed, or text after one"
-            raise CorruptError(said, connection=connection, hint=FETCH_AGAIN) from None
-
-    def read(self, path: Path, connection: str, rows: int) -> Iterator[pa.Table]:
-        names = [column.name for column in self.columns(path, connection)]
-        if len(list(itertools.islice(self._rows(path, connection), 2))) < 2:
-            return  # Arrow takes a header without a line feed for an empty file
-        wrong: list[int] = []
-        convert = pa.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        )
-        parse = pa.csv.ParseOptions(
-            newlines_in_values=True,
-            invalid_row_handler=lambda row: wrong.append(row.number) or "error",  # type: ignore[func-returns-value]
-        )
-        options = pa.csv.ReadOptions(block_size=LONGEST, use_threads=False)
-        with reading(path, connection) as stream:
-            try:
-                for batch in pa.csv.open_csv(stream, options, parse, convert):
-                    for start in range(0, batch.num_rows, rows):
-                        yield pa.Table.from_batches([batch.slice(start, rows)])
-            except pa.ArrowInvalid:
-                where = f" record {wrong[0]}" if wrong and wrong[0] else ""
-                said = f"{path.name}{where} has another number of values than its header, or is not UTF-8"
-                # Without a cause: Arrow's message holds the record.
-                raise CorruptError(said, connection=connection) from None
-
-
 def _fitting(metadata: Any, rows: int) -> int:
     """How many rows of a Parquet file make a batch: fewer than ``rows`` where they are large somewhere."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
@@ -283,11 +217,24 @@ def _fitting(metadata: Any, rows: int) -> int:
     return min(rows, max(int(MOST_BYTES / max(largest, 1)), 1))
 
 
+_STRANGE = "a nested value that JSON cannot hold exactly, such as NaN or nanoseconds"
+
+
+def decode_parquet(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The columns, and what trouble there is with one of them."""
+    rows = Batch.decode(table, names)
+    told = [table[column] for name in names if (column := f"{TROUBLE} {name}") in table.column_names]
+    return rows.append_column(TROUBLE, pc.coalesce(*told)) if told else rows
+
+
 class Parquet:
-    """Typed columns, as `batch.ARROW` has them; nested values become JSON text."""
+    """Typed columns, as `batch.ARROW` has them; nested values become JSON text.
+
+    Beside a column `x` with values that JSON cannot hold stands `_trouble x`, which says in which rows.
+    """
 
     sampled = False
-    decode = staticmethod(Batch.decode)
+    decode: Decode = staticmethod(decode_parquet)
 
     def check(self, path: Path, connection: str) -> None:
         self._open(path, connection).close()
@@ -306,15 +253,35 @@ class Parquet:
         with self._open(path, connection) as file:
             try:
                 for batch in file.iter_batches(_fitting(file.metadata, rows)):
-                    yield pa.table({name: _plain(batch[name]) for name in batch.schema.names})
+                    yield self._typed(batch, path, connection)
             except (pa.ArrowInvalid, OSError):
                 raise self._corrupt(path, connection) from None
 
+    def _typed(self, batch: pa.RecordBatch, path: Path, connection: str) -> pa.Table:
+        columns: dict[str, pa.Array] = {}
+        for name in batch.schema.names:
+            try:
+                columns[name], strange = _plain(batch[name])
+            except pa.ArrowInvalid:
+                kind = ARROW[_parquet_kind(batch[name].type)]
+                said = f'{path.name}: column "{name}" holds a value that {kind} does not'
+                raise CorruptError(said, connection=connection) from None
+            if any(strange):
+                said = f'column "{name}": {_STRANGE}'
+                columns[f"{TROUBLE} {name}"] = pa.array([said if one else None for one in strange], pa.string())
+        return pa.table(columns)
+
     def _open(self, path: Path, connection: str) -> Any:
+        with reading(path, connection):
+            pass  # says why, where it cannot be
         try:
-            return pa.parquet.ParquetFile(path, page_checksum_verification=True)
+            file = pa.parquet.ParquetFile(path, page_checksum_verification=True)
         except (pa.ArrowInvalid, OSError):
             raise self._corrupt(path, connection) from None
+        names = file.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{connection}: {path.name} names a column twice")
+        return file
 
     def _corrupt(self, path: Path, connection: str) -> CorruptError:
         return CorruptError(f"{path.name} is not a whole Parquet file", connection=connection, hint=FETCH_AGAIN)
@@ -359,20 +326,47 @@ _PARQUET = (
 """What a column's type is for us, first match; nanoseconds and other rarities travel as text."""
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    """The column in the type that its kind travels in."""
+def _plain(column: pa.Array) -> tuple[pa.Array, Sequence[bool]]:
+    """The column in the type that its kind travels in, and in which rows it has null for what that cannot hold."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    wanted = ARROW[_parquet_kind(column.type)]
     if pa.types.is_nested(column.type):
-        texts = (None if value is None else _json(value) for value in column.to_pylist())
-        return pa.array(texts, wanted)
+        return _texts(column)
+    wanted = ARROW[_parquet_kind(column.type)]
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
-    return column.cast(wanted)
+    return column.cast(wanted), ()
 
 
-def _json(value: Any) -> str:
+def _texts(column: pa.Array) -> tuple[pa.Array, Sequence[bool]]:
+    """Nested values as JSON."""
+    floats = (leaf for leaf in _leaves(column) if pa.types.is_floating(leaf.type))
+    finite = all(pc.all(pc.is_finite(leaf)).as_py() is not False for leaf in floats)
+    texts: list[str | None] = []
+    strange: list[bool] = []
+    for value in column:
+        try:
+            texts.append(_json(value.as_py(), finite=finite) if value.is_valid else None)
+            strange.append(False)
+        except (ArithmeticError, TypeError, ValueError):
+            texts.append(None)
+            strange.append(True)
+    return pa.array(texts, ARROW[Kind.JSON]), strange
+
+
+def _leaves(column: pa.Array) -> Iterator[pa.Array]:
+    """The columns of plain values that a nested one is made of."""
+    if not pa.types.is_nested(column.type):
+        yield column
+        return
+    inner = [column.keys, column.items] if pa.types.is_map(column.type) else column.flatten()
+    for one in inner if isinstance(inner, list) else [inner]:
+        yield from _leaves(one)
+
+
+def _json(value: Any, *, finite: bool) -> str:
+    if not finite:
+        json.dumps(value, allow_nan=False, default=str)  # refuses what orjson makes null of
     return orjson.dumps(value, default=_exact, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
@@ -383,9 +377,9 @@ def _exact(value: Any) -> Any:
     return orjson.Fragment(format(value, "f"))
 
 
-FORMATS: Mapping[str, Format] = {
-    "json": Json(decode_json),
-    "dynamodb_json": DynamoDBJson(typed.decode),
-    "csv": Csv(),
-    "parquet": Parquet(),
+FORMATS: Mapping[str, Callable[[], Format]] = {
+    "json": functools.partial(Json, decode_json),
+    "dynamodb_json": functools.partial(DynamoDBJson, typed.decode),
+    "csv": Csv,
+    "parquet": Parquet,
 }

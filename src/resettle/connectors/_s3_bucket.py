@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,7 +48,10 @@ class Bucket:
         """Whether the service offers If-None-Match when writing; found out by trying."""
         self._lock = threading.Lock()
         self._reached = False
-        self._plain: bool | None = None
+        self._mixed = False
+        """Whether some objects are known to have no MD5 for an ETag, or none may be looked at."""
+        self._plain: list[datetime] = []
+        """When the oldest and the newest were made that were seen to have one."""
 
     def ask(self, verb: str, /, *, tries: list[str] | None = None, **given: Any) -> Any:
         """One operation of S3 in this bucket; ``tries`` gets its name each time that it is tried."""
@@ -79,17 +82,14 @@ class Bucket:
             if code(error) in _ABSENT:
                 return None
             raise
-        etag, plain = bare(head.get("ETag")), not encrypted(head)
-        said = str(head.get("Metadata", {}).get(MD5, "")).lower()
-        md5 = md5_of(etag) if plain else None
         return Found(
             key,
             head["ContentLength"],
-            etag,
-            md5 or (said if _HEX.fullmatch(said) else None),
+            bare(head.get("ETag")),
+            md5_in(head),
             head["LastModified"],
             head.get("ContentType"),
-            checked=plain,
+            checked=not encrypted(head),
         )
 
     def pages(self, size: int = 1000, **given: Any) -> Iterator[Mapping[str, Any]]:
@@ -108,25 +108,35 @@ class Bucket:
     def found(self, page: Mapping[str, Any]) -> list[Found]:
         """The objects of one page."""
         contents = page.get("Contents", [])
-        plain = bool(contents) and self._etags_are_md5s(contents[0]["Key"])
+        plain = self._etags_are_md5s(contents)
         listed = []
         for one in contents:
             etag = bare(one.get("ETag"))
             listed.append(Found(one["Key"], one["Size"], etag, md5_of(etag) if plain else None, one["LastModified"]))
         return listed
 
-    def _etags_are_md5s(self, key: str) -> bool:
-        """Where a bucket is encrypted by KMS, ETags only look like MD5s; a listing does not say so, an object does."""
+    def _etags_are_md5s(self, contents: Sequence[Mapping[str, Any]]) -> bool:
+        """Where KMS encrypts, ETags only look like MD5s; a listing does not say so, an object does.
+
+        A bucket may begin or cease to be encrypted at any time: the oldest and the newest tell of those between.
+        """
         with self._lock:
-            if self._plain is None:
-                try:
-                    seen = self.look(key)
-                except AccessError:
-                    seen = None  # it may be listed but not looked at: then nothing is claimed
-                    self._plain = False
-                if seen:
-                    self._plain = seen.checked
-            return bool(self._plain)
+            ends = (min(contents, key=_made), max(contents, key=_made)) if contents else ()
+            return all(map(self._is_plain, ends))
+
+    def _is_plain(self, one: Mapping[str, Any]) -> bool:
+        if self._mixed or (self._plain and self._plain[0] <= _made(one) <= self._plain[1]):
+            return not self._mixed
+        try:
+            seen = self.look(one["Key"])
+        except AccessError:
+            self._mixed = True  # it may be listed but not looked at: then nothing is claimed
+            return False
+        if seen is None:
+            return False
+        self._mixed = not seen.checked
+        self._plain = [min([_made(one), *self._plain]), max([_made(one), *self._plain])]
+        return seen.checked
 
     def get(self, key: str, start: int, etag: str | None) -> Mapping[str, Any]:
         """The answer with an object's bytes from ``start`` on; `stream` reads it."""
@@ -192,9 +202,21 @@ def md5_of(etag: str | None) -> str | None:
     return etag if etag and _HEX.fullmatch(etag) else None
 
 
+def md5_in(answer: Mapping[str, Any]) -> str | None:
+    """The MD5 that an answer about an object tells: its ETag, where that is one, else what we noted in its metadata."""
+    said = str(answer.get("Metadata", {}).get(MD5, "")).lower()
+    etag = None if encrypted(answer) else md5_of(bare(answer.get("ETag")))
+    return etag or (said if _HEX.fullmatch(said) else None)
+
+
 def encrypted(answer: Mapping[str, Any]) -> bool:
     """Whether an object's ETag is no MD5 although it may look like one: encrypted by KMS or by the caller's key."""
     return str(answer.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in answer
+
+
+def _made(one: Mapping[str, Any]) -> datetime:
+    made: datetime = one["LastModified"]
+    return made
 
 
 def rights(needs: Needs, bucket: str, prefix: str, *, rollback: bool) -> list[str]:

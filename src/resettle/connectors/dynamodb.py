@@ -71,9 +71,12 @@ ERRORS: Mapping[str, type[ConnectorError]] = {
     "InternalError": TransientError,
     "InternalFailure": TransientError,
     "InternalServerError": TransientError,
+    "ReplicatedWriteConflictException": TransientError,
     "RequestTimeout": TransientError,
     "ServiceUnavailable": TransientError,
     "TransactionInProgressException": TransientError,
+    "InvalidObjectState": ConnectorError,  # of an export's file
+    "ValidationException": ConnectorError,
     # botocore's own exceptions, by class
     "CredentialRetrievalError": AccessError,
     "NoAuthTokenError": AccessError,
@@ -105,8 +108,13 @@ THROTTLES = frozenset(
 
 PERMISSIONS = (
     "check the credentials and that they allow dynamodb:ListTables, dynamodb:DescribeTable and dynamodb:Scan "
-    "(for exports s3:ListBucket and s3:GetObject)"
+    "(for exports s3:ListBucket and s3:GetObject), and kms:Decrypt where a key of your own encrypts"
 )
+
+HINTS: Mapping[str, str] = {
+    "InvalidObjectState": "the export is archived: restore its objects first",
+    "ValidationException": "check the table's name, and `segments` and `consistent` of the connection",
+}
 
 
 def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
@@ -123,11 +131,13 @@ def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
     known = next((ERRORS[name] for name in names if name in ERRORS), None)
     if known is None and status >= 500:
         known = TransientError
+    if known is None and code.startswith("KMS"):  # KMSAccessDeniedException; of S3 KMS.DisabledException and its like
+        known = AccessError
     if known is None:
         return None
     if known is TransientError:
         return TransientError(said, connection=connection, retry_after=after)
-    return known(said, connection=connection, hint=PERMISSIONS if known is AccessError else None)
+    return known(said, connection=connection, hint=PERMISSIONS if known is AccessError else HINTS.get(code))
 
 
 class DynamoDB:
@@ -243,15 +253,20 @@ class Live:
             ReturnConsumedCapacity="TOTAL",
             **options,
         )
-        page = scan()
+        more: dict[str, Any] = {}
         while True:
+            try:
+                page = scan(**more)
+            except self._client.exceptions.ResourceNotFoundException:
+                said, hint = f'the table "{dataset}" was deleted while it was read', "run again once it is there"
+                raise ConnectorError(said, connection=self.name, hint=hint) from None
             # What the read costs its owner; shown beside calls and retries.
             spent = (page.get("ConsumedCapacity") or {}).get("CapacityUnits", 0)
             self._call.counts["capacity units"] += math.ceil(spent)
             yield pa.array([typed.encode(item) for item in page["Items"]], pa.string())
             if not page.get("LastEvaluatedKey"):
                 return
-            page = scan(ExclusiveStartKey=page["LastEvaluatedKey"])
+            more = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
     def _describe(self, dataset: str) -> Mapping[str, Any]:
         try:

@@ -48,6 +48,7 @@ class Files:
         self.name = name
         self._settings = settings
         self._root = settings.path.resolve()
+        self._formats: Mapping[str, Format] = {kind: made() for kind, made in FORMATS.items()}
         if not self._root.is_dir():
             raise ConfigError(f"{name}: there is no folder {settings.path}")
 
@@ -105,7 +106,7 @@ class Files:
         if len(kinds) > 1:
             found = " and ".join(sorted(filter(None, kinds)))
             raise ConfigError(f'{self.name}: "{dataset}" has parts of different formats: {found}')
-        return FORMATS[str(kinds.pop())]
+        return self._formats[str(kinds.pop())]
 
     def _kind(self, path: Path) -> str | None:
         return self._settings.format or EXTENSIONS.get(_extension(path))

@@ -22,7 +22,7 @@ from resettle.connector import Body, Needs, Sql, Stored
 from resettle.connectors import _s3_identity as identity
 from resettle.connectors import _s3_listing as listing
 from resettle.connectors._cognito import CognitoError, CognitoSettings, cognito_error
-from resettle.connectors._s3_bucket import Bucket, Found, code, rights
+from resettle.connectors._s3_bucket import Bucket, Found, code, md5_in, rights
 from resettle.connectors._s3_client import connect
 from resettle.connectors._s3_memory import Memory
 from resettle.connectors._s3_upload import MIB, Uploads
@@ -258,8 +258,8 @@ class S3:
             answer = self._bucket.get(found.key, 0, found.etag)
         except RejectedError:
             return None
-        kind = answer.get("ContentType")
-        return Body(functools.partial(self._chunks, found, [answer]), found.size, found.md5, kind)
+        chunks = functools.partial(self._chunks, found, [answer])
+        return Body(chunks, found.size, md5_in(answer), answer.get("ContentType"))
 
     def _chunks(self, found: Found, begun: list[Mapping[str, Any]], start: int) -> Iterator[bytes]:
         """The bytes; ``begun`` holds the answer that is there already, for whoever reads from the beginning first."""
