@@ -214,6 +214,27 @@ def test_a_lookup_without_its_column_is_refused(project: MakeProject) -> None:
         p.plan()
 
 
+def test_lookups_are_loaded_after_those_that_they_ask(project: MakeProject) -> None:
+    """The flow asks `answers` alone; that asks `codes`, which asks `zones`."""
+    extra = """
+lookups:
+  answers: {from: src.answers, key: lookup_codes(code), value: text}
+  codes: {from: src.codes, key: code, value: lookup_zones(zone)}
+  zones: {from: src.zones, key: zone, value: name}
+"""
+    p = made(project, "a: {lookup: answers, on: name}", [{"id": "1", "name": "North"}], extra)
+    p.put(answers=[{"code": "A", "text": "yes"}], codes=[{"code": "A", "zone": "n"}])
+    p.put(zones=[{"zone": "n", "name": "North"}])
+    p.apply()
+    assert p.rows("things", "a") == [("yes",)]
+    p.put(zones=[{"zone": "n", "name": "South"}])
+    p.apply()
+    assert p.held == {"1": "lookup_missing"}, "what a lookup asks is a part of what it says"
+    p = made(project, "a: {lookup: answers, on: name}", [], extra.replace("key: zone", "key: lookup_answers(zone)"))
+    with pytest.raises(MappingError, match="lookup `answers` asks itself"):
+        p.plan()
+
+
 def test_a_lookups_column_is_found_in_any_case_and_a_wrong_one_is_refused(project: MakeProject) -> None:
     extra = "lookups: {states: {from: app.states, key: CODE, value: Name}}"
     p = made(project, "a: {lookup: states, on: code}", [{"id": "1", "code": "7"}], extra)

@@ -96,7 +96,7 @@ class Compiler:
             tuple(outputs),
             with_row_key(rules_sql(row_rules, tried=False), row_key),
             with_row_key(rules_sql(row_rules, tried=True), row_key),
-            tuple(sorted(self._asked.union(self._lookups.asked((), self._functions)))),
+            tuple(self._lookups.needed(self._asked.union(self._lookups.asked((), self._functions)))),
             label=label,
             unmapped=unmapped,
             unseen=tuple(name for name in self._used if name not in names and name not in OURS),

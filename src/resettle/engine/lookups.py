@@ -48,15 +48,35 @@ class Lookups:
         ``on``: lookup and expression over `_probe`, the relation that expressions see. A variable of the
         migration may well have decided that an expression is null, and a lookup can be a whole table.
         """
-        own = {f"{PREFIX}{name}".lower(): name for name in self._values}  # a function's name has no case
-        called = {own[name.lower()] for name in functions if name.lower() in own}
+        called = self._called(functions)
         joined = {name for name, expression in on if name not in called and self._may_ask(expression)}
         return sorted(called | joined)
 
+    def needed(self, names: Iterable[str]) -> list[str]:
+        """These lookups, each after those that its own key and value ask. Raises MappingError where one asks itself."""
+        ordered: dict[str, None] = {}
+
+        def add(name: str, askers: tuple[str, ...]) -> None:
+            if name in askers:
+                raise MappingError(self._migration.place("lookups", name), f"lookup `{name}` asks itself")
+            functions = {one for at in ("key", "value") for one in self._expression(name, at).functions}
+            for other in sorted(self._called(functions)):
+                add(other, (*askers, name))
+            ordered[name] = None
+
+        for name in sorted(names):
+            add(name, ())
+        return list(ordered)
+
+    def _called(self, functions: Iterable[str]) -> set[str]:
+        own = {f"{PREFIX}{name}".lower(): name for name in self._values}  # a function's name has no case
+        return {own[name.lower()] for name in functions if name.lower() in own}
+
     def load(self, names: Iterable[str]) -> Mapping[str, str]:
-        """Fill these lookups; a digest of what each says. Raises MappingError if a key has two values."""
+        """Fill these lookups and those that they need; a digest of what each says. Raises MappingError if a key has two
+        values."""
         digests = {}
-        for name in names:
+        for name in self.needed(names):
             table, pick = quote(f"_lookup_{name}"), self._migration.file.lookups[name].pick
             for rows in self._rows(name):
                 self._db.register("_l", rows)

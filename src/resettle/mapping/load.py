@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -131,13 +131,16 @@ def environments(folder: str | Path) -> list[str]:
     return [str(name) for name in _parse(path).get("environments") or {}]
 
 
+_QUOTES = "SQL that begins with a quote or a bracket, or holds `: ` or ` #`, goes in quotes: \"'x' || name\""
+
+
 def _parse(path: Path) -> Any:
     try:
         tree = YAML(typ="rt").load(path.read_text("utf-8"))
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = Place(path, mark.line + 1, mark.column + 1) if mark else Place(path, 1, 1)
-        raise MappingError(place, f"not YAML: {error.problem}") from error
+        raise MappingError(place, f"not YAML: {error.problem}", hint=_QUOTES) from error
     if not isinstance(tree, CommentedMap):
         raise MappingError(Place(path, 1, 1), "expected a mapping with `migration:`, `connections:`, `flows:`")
     return tree
@@ -221,26 +224,36 @@ def _validate(path: Path, tree: Any, raw: dict[str, Any]) -> MigrationFile:
     try:
         return MigrationFile.model_validate(raw)
     except ValidationError as error:
-        first = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"])))
-        at = tuple(part for part in first["loc"] if not _is_union_tag(part))
+        found = [(one["type"], one["loc"], one["msg"]) for one in error.errors()]
+        # Of several forms that a value may have it is none that does not know a key which another one has.
+        other = [at[:-1] for kind, at, _ in found if kind == _UNKNOWN and at[-1] in _fields_at(_without_tags(at[:-1]))]
+        found = [one for one in found if not any(one[1][: len(form)] == form for form in other)] or found
+        kind, at, message = min(found, key=lambda one: (one[0] != _UNKNOWN, -len(one[1])))
+        at = _without_tags(at)
         hint = None
-        if first["type"] == "extra_forbidden":
+        if kind == _UNKNOWN:
             hint = suggest(str(at[-1]), _fields_at(at[:-1]))
             message = f"unknown key `{at[-1]}`"
-        elif first["type"] == "missing":
+        elif kind == "missing":
             message = f"`{at[-1]}` is missing"
+        elif kind == "string_type":
+            message = f"`{at[-1]}`: expected text"
+            hint = (
+                "what YAML reads as a number, a date or nothing goes in quotes; a column's constant is `{value: ...}`"
+            )
         else:
-            message = first["msg"].removeprefix("Value error, ")
+            message = message.removeprefix("Value error, ")
             message = f"`{at[-1]}`: {message}" if at else message
         raise MappingError(_place(path, tree, at), message, hint=hint) from None
 
 
-def _is_union_tag(part: str | int) -> bool:
+def _without_tags(location: Sequence[str | int]) -> tuple[str | int, ...]:
     """pydantic names the alternative it tried inside the location; the file has no such key."""
-    return isinstance(part, str) and (part in _TAGS or "[" in part)
+    return tuple(part for part in location if not (isinstance(part, str) and (part in _TAGS or "[" in part)))
 
 
-_TAGS = {"Value", "Lookup", "Ref", "Mint", "str", "int", "float", "bool"}
+_TAGS = {"Value", "Lookup", "Ref", "Mint", "Moment", "Edit", "str", "int", "float", "bool"}
+_UNKNOWN = "extra_forbidden"
 
 
 def _fields_at(at: Sequence[str | int]) -> list[str]:
@@ -248,10 +261,7 @@ def _fields_at(at: Sequence[str | int]) -> list[str]:
     annotation: Any = MigrationFile
     for part in at:
         annotation = _annotation_at(annotation, part)
-    model = _inner_model(annotation)
-    if model is None:
-        return []
-    return [info.alias or name for name, info in model.model_fields.items()]
+    return [info.alias or name for model in _models(annotation) for name, info in model.model_fields.items()]
 
 
 def _annotation_at(annotation: Any, part: str | int) -> Any:
@@ -264,13 +274,12 @@ def _annotation_at(annotation: Any, part: str | int) -> Any:
     return next((found for inner in get_args(annotation) if (found := _annotation_at(inner, part))), None)
 
 
-def _inner_model(annotation: Any) -> Any:
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that an annotated value may be of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
+        yield annotation
     for inner in getattr(annotation, "__args__", ()):
-        if found := _inner_model(inner):
-            return found
-    return None
+        yield from _models(inner)
 
 
 def _place(path: Path, tree: Any, at: Sequence[str | int]) -> Place:
