@@ -12,7 +12,7 @@ OPTIONS = frozenset({"letters", "copies", "lists", "extensions", "prefixes", "in
 RULES = {"seed": frozenset[str](), "real": OPTIONS - {"prefixes"}}
 """What `names` may say, beside single options: the seed's three patterns, or all that real folders hold."""
 
-_NUMBER = "[0-9]+"  # not \d: other scripts' digits are no sequentialId
+_NUMBER = "[0-9]{1,18}"  # not \d: other scripts' digits are no sequentialId; nor is what no integer of a database holds
 _LETTER = "[a-z]"
 _LETTERS = r"[\s-]*[^\W\d_]+"
 _COPY = re.compile(r"( \([0-9]+\)| - Copy)+$", re.IGNORECASE)

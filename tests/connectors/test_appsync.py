@@ -10,7 +10,7 @@ import json
 import random
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from textwrap import dedent
@@ -28,6 +28,7 @@ from resettle.connector import Concurrent
 from resettle.connectors import _appsync_auth as auth
 from resettle.connectors import _cognito as cognito
 from resettle.connectors import _cognito_srp as srp
+from resettle.connectors._appsync_http import Answer, Trouble
 from resettle.connectors.appsync import AppSync, AppSyncSettings, errors, explained
 from resettle.engine import apply as applying
 from resettle.engine import plan as planning
@@ -482,6 +483,84 @@ def test_only_what_was_throttled_is_sent_again(local: LocalAppSync) -> None:
     assert len(local.items("Media")) == 20
 
 
+def without_paths(app: AppSync, *, told: bool = True) -> None:
+    """From here on an answer's errors do not say which field they are about, or are not there at all."""
+    run = app._http.run
+
+    def stripped(query: str, variables: Mapping[str, Any] | None = None) -> Answer:
+        found = run(query, variables)
+        return Answer(found.data, [Trouble((), one.kind, one.text) for one in found.troubles] if told else ())
+
+    app._http.run = stripped  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_row_that_was_throttled_is_sent_again_although_its_error_names_no_field(
+    local: LocalAppSync, *, told: bool
+) -> None:
+    app = opened(local, aliases={"write": 10}, workers=1)
+    app.datasets()
+    without_paths(app, told=told)
+    local.requests.clear()
+    local.faults = nth(Fault(200, "ThrottlingException", "Rate exceeded", only=4), 1, 3)
+    app.write("Media", media(*range(10)), ["id"], Action.CREATE)
+    assert len(local.items("Media")) == 10
+    app.write("Media", media(*range(10), isAvailableForPublicUse=True), ["id"], Action.UPDATE)
+    assert all(item["isAvailableForPublicUse"] for item in local.items("Media"))
+    assert field_names(local) == [
+        ("createMedia", 10),
+        ("createMedia", 1),
+        ("updateMedia", 10),
+        ("updateMedia", 1),
+    ]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_list_and_an_index_that_give_nothing_are_asked_again(local: LocalAppSync, *, told: bool) -> None:
+    observations(local, 500)
+    app = opened(local, aliases={"read": 20}, workers=1)
+    app.datasets()
+    without_paths(app, told=told)
+    local.faults = nth(Fault(200, "ThrottlingException", "Rate exceeded", only=0), 1, 3)
+    assert app.fetch("Observation", numbers(*range(490, 530)), ["id"]).num_rows == 10
+    assert len(read(app, "Observation")) == 500
+    local.faults = lambda fields: Fault(200, "ThrottlingException", "Rate exceeded", only=0)
+    with pytest.raises(TransientError):
+        app.fetch("Observation", numbers(*range(490, 530)), ["id"])
+
+
+def test_a_record_that_is_not_given_is_absent_unless_the_answer_has_an_error(local: LocalAppSync) -> None:
+    local.data.put("Media", *(dict(one) for one in media(*range(3)).to_pylist()))
+    app = opened(local)
+    app.datasets()
+    without_paths(app)
+    keys = pa.table({"id": ["m1", "gone", "m2"]})
+    local.faults = nth(Fault(200, "ThrottlingException", "Rate exceeded", only=0), 1)
+    assert sorted(app.fetch("Media", keys, [])["id"].to_pylist()) == ["m1", "m2"]
+    local.faults = lambda fields: Fault(200, "Unauthorized", "Not Authorized", only=0)
+    with pytest.raises(AccessError):
+        app.fetch("Media", keys, [])
+
+
+def test_a_page_without_its_list_is_not_an_empty_page(local: LocalAppSync) -> None:
+    observations(local, 30)
+    app = opened(local, page_size=10)
+    app.datasets()
+    nothing = {"r0": {"items": None, "nextToken": None}}
+    corrupt = Trouble(("r0", "items", 0), "", "Cannot return null for non-nullable type: 'Observation'")
+    answers = {1: Answer(nothing), 5: Answer(nothing, [corrupt])}
+    run, asked = app._http.run, iter(range(100))
+
+    def emptied(query: str, variables: Mapping[str, Any] | None = None) -> Answer:
+        found = run(query, variables)
+        return answers.get(next(asked), found)
+
+    app._http.run = emptied  # type: ignore[method-assign]
+    assert len(read(app, "Observation")) == 30
+    with pytest.raises(CorruptError):
+        read(app, "Observation")
+
+
 def test_an_update_sends_only_its_columns_and_makes_no_rows(local: LocalAppSync) -> None:
     app = opened(local)
     app.write("Media", media(1, 2), ["id"], Action.CREATE)
@@ -506,6 +585,33 @@ def test_deleting_gives_the_number_that_was_there(local: LocalAppSync) -> None:
     local.faults = nth(LOST, 3)
     assert app.delete("Observation", pa.table({"id": ["o1", "o3", "o3", "gone"]})) == 2
     assert [item["id"] for item in local.items("Observation")] == ["o0", "o2", "o4"]
+
+
+def test_a_row_that_somebody_changed_since_it_was_looked_at_is_not_deleted(local: LocalAppSync) -> None:
+    observations(local, 5)
+    app = opened(local)
+    keys = pa.table({"id": ["o1", "o2", "o3", "gone"]})
+    with pytest.raises(TransientError, match="somebody else"), app.transaction():  # noqa: PT012
+        app.fetch("Observation", keys, ["title"], lock=True)
+        app.write("Observation", pa.table({"id": ["o2"], "title": ["theirs"]}), ["id"], Action.UPDATE)
+        app.delete("Observation", keys)
+    assert [item["id"] for item in local.items("Observation")] == ["o0", "o2", "o4"]
+    with app.transaction():
+        app.fetch("Observation", keys, ["title"], lock=True)
+        local.faults = nth(LOST, 2)
+        assert app.delete("Observation", keys) == 1
+    assert [item["id"] for item in local.items("Observation")] == ["o0", "o4"]
+
+
+def test_what_is_gone_before_it_is_deleted_is_deleted(local: LocalAppSync) -> None:
+    """AppSync's own resolver then gives null and no error, Amplify's simulator an error."""
+    observations(local, 3)
+    app = opened(local)
+    app.datasets()
+    local.faults = nth(LOST, 2)
+    without_paths(app, told=False)
+    assert app.delete("Observation", pa.table({"id": ["o1"]})) == 1
+    assert [item["id"] for item in local.items("Observation")] == ["o0", "o2"]
 
 
 def test_a_column_that_the_service_sets_cannot_be_written(local: LocalAppSync) -> None:

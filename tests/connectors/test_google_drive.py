@@ -212,10 +212,17 @@ def test_a_folder_within_another_that_is_asked_for_is_looked_into_once(drive: Lo
     assert paths(listed(opened([top, sub, top]))) == [("", "x.jpg")]
 
 
-def test_a_shortcut_to_what_is_gone_or_not_shared_stays_a_shortcut(drive: LocalDrive, opened: Opened) -> None:
-    short = drive.shortcut("dangling", "1" + "f" * 32)
-    binned = drive.shortcut("binned", drive.file("old.jpg", trashed=True))
-    assert listed(opened()).keys() == {short, binned}
+def test_a_shortcut_to_what_is_gone_not_shared_or_in_the_bin_is_a_broken_one(drive: LocalDrive, opened: Opened) -> None:
+    top, gone, old = drive.folder("top"), "1" + "f" * 32, drive.file("old.jpg", trashed=True)
+    short = drive.shortcut("dangling", gone, top)
+    again = drive.shortcut("dangling", gone, drive.folder("a", top))
+    binned = drive.shortcut("binned", old, top)
+    nowhere = drive.shortcut("nowhere", old, top, shortcutDetails=None)
+    beside = drive.shortcut("beside", drive.file("there.jpg", drive.folder("b", top)), top)
+    kinds = {key: row["kind"] for key, row in listed(opened(top)).items() if row["kind"] != "file"}
+    assert kinds == {beside: "shortcut"} | dict.fromkeys((short, again, binned, nowhere), "broken_shortcut")
+    found = listed(opened(top, trashed=True))
+    assert (found[binned]["kind"], found[old]["kind"]) == ("shortcut", "file")
 
 
 def test_a_shared_drive_is_listed_to_its_depth(drive: LocalDrive, opened: Opened) -> None:

@@ -355,6 +355,33 @@ def test_of_two_files_with_one_name_and_different_bytes_none_is_lost_silently(ma
     assert (m.media(), m.uploads()) == (linked("50.jpg", 50), 1)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        ("50.jpg", "50a.jpg", "duplicate"),
+        ("50-51.jpg", "050-051.jpg", "duplicate"),
+        ("50.jpg", "50.jpg", "duplicate_key"),  # nothing says which of the two is the one that is there
+    ],
+)
+def test_an_older_file_with_the_same_bytes_that_is_renamed_after_review_changes_nothing(
+    make: Callable[..., Migrated], first: str, second: str, reason: str
+) -> None:
+    m = make()
+    m.observe(50, 51)
+    m.put(first, m.drive.folder("new", m.sandbox.root), body=b"same", createdTime="2024-01-01T00:00:00.000Z")
+    older = m.put("photo.jpg", body=b"same", createdTime="2023-01-01T00:00:00.000Z")
+    assert m.apply().exit_code == 3
+    before = (m.media(), m.objects(), m.uploads(), m.mutations())
+    m.sandbox.rename("photo.jpg", second)
+    planned = m.plan()
+    applied = m.apply()
+    assert counted(applied) == counted(planned)
+    assert (m.media(), m.objects(), m.uploads(), m.mutations()) == before
+    assert m.verify().exit_code == 0
+    assert {one["unit"]: one["reason"] for one in m.outcomes("held", "skipped")}[older] == reason
+    assert counted(m.apply())["summary"] == counted(applied)["summary"]
+
+
 @pytest.mark.parametrize("second", ["50.jpg", "50a.jpg"])
 def test_the_same_bytes_for_the_same_observations_are_stored_once(make: Callable[..., Migrated], second: str) -> None:
     m = make()
@@ -522,6 +549,14 @@ def test_a_file_with_two_ways_to_it_is_migrated_once(make: Callable[..., Migrate
     assert m.uploads() == 1
 
 
+def test_a_shortcut_that_leads_nowhere_needs_review(make: Callable[..., Migrated]) -> None:
+    m = make()
+    m.observe(50)
+    m.drive.shortcut("50.jpg", "1" + "f" * 32, m.sandbox.root)
+    assert m.apply().exit_code == 3
+    assert m.reasons("held") == {"50.jpg": "needs_review_broken_shortcut"}
+
+
 def test_a_document_of_googles_own_has_no_bytes_and_needs_review(make: Callable[..., Migrated]) -> None:
     m = make()
     m.observe(50)
@@ -586,6 +621,30 @@ def test_a_run_is_taken_back_but_not_what_it_reused(make: Callable[..., Migrated
     assert (m.media(), m.objects()) == (linked("6000-6001.jpg", 6000), {})
     assert m.apply().exit_code == 0
     assert m.media() == linked("6000-6001.jpg", 6000, 6001)
+
+
+def test_media_that_somebody_changes_while_a_run_is_taken_back_stays_and_is_told_of(
+    make: Callable[..., Migrated],
+) -> None:
+    m = make()
+    m.observe(50, 51)
+    m.put("50.jpg")
+    m.put("51.jpg")
+    m.apply()
+    theirs = next(one for one in m.api.items("Media") if one["observationId"] == generate.observation_id(50))
+
+    def faults(fields: Any) -> None:
+        if fields[0] == "deleteMedia" and not theirs["isAvailableForPublicUse"]:
+            theirs.update(isAvailableForPublicUse=True, updatedAt="2026-07-01T09:00:00.000Z")
+            m.api.data.put("Media", theirs)
+
+    m.api.faults = faults
+    with Connections(m.migration) as connections:
+        done = rollback(m.migration, connections, connections.ledger(), Options(), NOW, 1)
+    (flow_undone,) = done.flows
+    assert flow_undone.kept == {"changed_since": 1}
+    assert (m.media(), m.api.items("Media")) == (linked("50.jpg", 50), [theirs])
+    assert done.exit_code == 3
 
 
 # -- review and export -----------------------------------------------------------------------------

@@ -27,7 +27,9 @@ class Ask:
     args: Mapping[str, tuple[str, Any]]
     select: str
     fragile: bool = False
-    """Whether the answer's own value is wanted although a part of it failed."""
+    """Whether the answer's own value, a page, is wanted although a part of it failed."""
+    optional: bool = False
+    """Whether null is an answer: there is no such record."""
 
     def size(self) -> int:
         return sum(len(orjson.dumps(value)) for _, value in self.args.values())
@@ -135,8 +137,6 @@ class Requests:
             following: list[tuple[Any, str | None]] = []
             made = [self._asked(listing, select, rows, token, value) for value, token in asks]
             for (value, token), given in zip(asks, self._values(made), strict=True):
-                if given.value is None:
-                    continue
                 yield self._whole(listing, given, rows, token, value)
                 if given.value.get("nextToken") is not None:
                     following.append((value, given.value["nextToken"]))
@@ -145,7 +145,8 @@ class Requests:
     def gets(self, model: Model, keys: Sequence[Mapping[str, Any]], select: str) -> Iterator[list[Item]]:
         """The records with these keys, many in a request; absent ones give nothing."""
         types = model.key_types or {}
-        asks = [Ask(model.get or "", {name: (types[name], key[name]) for name in types}, select) for key in keys]
+        args = [{name: (types[name], key[name]) for name in types} for key in keys]
+        asks = [Ask(model.get or "", one, select, optional=True) for one in args]
         yield [found.value for found in self._values(asks) if found.value is not None]
 
     def first_pages(self, model: Model, select: str, rows: int, lookups: int) -> list[Item] | None:
@@ -173,11 +174,11 @@ class Requests:
 
     def _whole(self, listing: Listing, given: Given, rows: int, token: str | None, value: Any = None) -> list[Item]:
         """A page's records. One that the service could not give has its id, and what failed as `_trouble`."""
-        items = given.value["items"] or []
+        items = given.value["items"]
         if None not in items:
             return list(items)
         (named,) = self._values([self._asked(listing, "{items{id} nextToken}", rows, token, value)])
-        ids = named.value["items"] or []
+        ids = named.value["items"]
         if len(ids) != len(items) or None in ids:
             raise RejectedError("nonconforming", "the service cannot give a record, nor its id")
         failed = {one.path[2]: str(one.path[-1]) for one in given.troubles if len(one.path) > 3}
@@ -197,9 +198,13 @@ class Requests:
 
 def _outcome(answer: Answer, place: int, ask: Ask, explain: Explain) -> Given | ConnectorError:
     alias = f"r{place}"
-    troubles = [one for one in answer.troubles if one.path and one.path[0] == alias]
     value = answer.data.get(alias)
-    if not troubles or (ask.fragile and value is not None and all(_of_null(one) for one in troubles)):
+    lacking = value is None or (ask.fragile and value["items"] is None)
+    # A trouble that does not say whose it is may be that of any field without a value.
+    troubles = [one for one in answer.troubles if (one.path[0] == alias if one.path else lacking)]
+    if lacking and not troubles and not ask.optional:
+        return TransientError("the service gave nothing where a value must be, and no reason")
+    if not troubles or (ask.fragile and not lacking and all(_of_null(one) for one in troubles)):
         return Given(value, troubles)
     explained = [explain(one) for one in troubles]
     # What passes or bars the way counts before what is only wrong with a part.

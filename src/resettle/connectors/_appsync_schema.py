@@ -33,6 +33,8 @@ KINDS: Mapping[str, Kind] = {
 }
 """By scalar; any other one (AWSURL, AWSEmail, AWSPhone, AWSIPAddress, custom) is text that the service checks."""
 PAGING = frozenset({"filter", "limit", "nextToken", "sortDirection"})
+STAMP = "updatedAt"
+"""The column that Amplify sets anew with every change."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,15 @@ class Listing:
 
 @dataclass(frozen=True)
 class Writing:
-    """A mutation: its field, the type of its `input`, and the columns that one takes."""
+    """A mutation: its field, the type of its `input`, and the columns that one takes.
+
+    ``condition`` is the type of its argument of that name, if that can ask for `updatedAt`.
+    """
 
     field: str
     input: str
     columns: Mapping[str, Type]
+    condition: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,10 +204,15 @@ class _Api:
                     and args["input"].kind == "INPUT_OBJECT"
                     and (verb not in found or field["name"] == verb + name)
                 ):
-                    inputs = self.types[args["input"].name].get("inputFields") or ()
-                    columns = {one["name"]: _type(one["type"]) for one in inputs}
-                    found[verb] = Writing(field["name"], args["input"].name, columns)
+                    condition = args["condition"].name if "condition" in args else ""
+                    guard = condition if STAMP in self._inputs(condition) else ""
+                    taken = args["input"].name
+                    found[verb] = Writing(field["name"], taken, self._inputs(taken), guard)
         return found
+
+    def _inputs(self, name: str) -> dict[str, Type]:
+        inputs = self.types.get(name, {}).get("inputFields") or ()
+        return {one["name"]: _type(one["type"]) for one in inputs}
 
     def _select(self, field: str, type_: Type, known: Iterable[str], above: tuple[str, ...]) -> str:
         """What a query writes for a column, with everything inside an object that is no model; "" for relations."""

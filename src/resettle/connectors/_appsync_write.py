@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ import orjson
 import pyarrow as pa
 
 from resettle.connectors._appsync_read import Ask, Given, Requests, portions
-from resettle.connectors._appsync_schema import Model, Writing
+from resettle.connectors._appsync_schema import STAMP, Model, Writing
 from resettle.connectors._appsync_values import Refusal, alike, inputs_of
 from resettle.errors import ConfigError, ConnectorError, RejectedError, TransientError
 
@@ -75,15 +76,25 @@ class Writer:
         if refused:
             raise self._error(refused)
 
-    def delete(self, keys: pa.Table) -> int:
-        """What is there now is deleted; gives how many that were."""
+    def delete(self, keys: pa.Table, looked: Mapping[tuple[Any, ...], Any]) -> int:
+        """What is there now is deleted; gives how many that were.
+
+        ``looked``: `updatedAt` of rows, by key, with which alone they may be deleted. Raises TransientError where
+        somebody changed such a row since; it stays, and its neighbours are deleted.
+        """
         writing = self._writing("delete", keys.slice(0, 0).select([]))
-        found = self.fetch(keys, self.model.schema.key).select(list(self.model.schema.key))
+        own = list(self.model.schema.key)
+        found = self.fetch(keys, own).select(own)
         there: list[dict[str, Any]] = found.to_pylist()
-        outcomes = self._sent("delete", writing, there)
+        stamps = [looked.get(tuple(row.values())) if writing.condition else None for row in there]
+        outcomes = self._sent("delete", writing, there, stamps)
         refused = {at: one for at, one in enumerate(outcomes) if one and one[0] != "exists"}
         if refused:
             raise self._error(refused)
+        # What was not deleted is gone already, or is no longer as it was.
+        left = [at for at, one in enumerate(outcomes) if one and stamps[at]]
+        if left and self.fetch(found.take(pa.array(left)), own).num_rows:
+            raise TransientError("somebody else changed a row that was to be deleted; it is looked at again")
         return len(there)
 
     def refusals(self, rows: pa.Table, key: Sequence[str], *, create: bool) -> dict[int, Refusal]:
@@ -185,17 +196,25 @@ class Writer:
         left = [name for name in rows.column_names if name not in own or name in key]
         return rows.select(left).join(found, list(key), join_type="inner", use_threads=False)
 
-    def _sent(self, verb: str, writing: Writing, inputs: Sequence[Mapping[str, Any]]) -> list[Refusal | None]:
-        """What became of each input: done, or why not."""
+    def _sent(
+        self, verb: str, writing: Writing, inputs: Sequence[Mapping[str, Any]], stamps: Sequence[Any] = ()
+    ) -> list[Refusal | None]:
+        """What became of each input: done, or why not. ``stamps``: what `updatedAt` must still be, by input."""
         # Everything is selected: the app's own subscribers get only what a mutation selects.
         select = f"{{{' '.join(self.model.select.values())}}}"
-        asks = [Ask(writing.field, {"input": (f"{writing.input}!", one)}, select) for one in inputs]
+        asks = []
+        for one, stamp in itertools.zip_longest(inputs, stamps):
+            guard = {"condition": (writing.condition, {STAMP: {"eq": stamp}})} if stamp else {}
+            # AppSync gives null for a row that is gone already: what is as it should be counts as done there.
+            # https://docs.aws.amazon.com/appsync/latest/devguide/aws-appsync-resolver-mapping-template-reference-dynamodb-condition-expressions.html
+            args = {"input": (f"{writing.input}!", one), **guard}
+            asks.append(Ask(writing.field, args, select, optional=verb == "delete"))
         self._given = []
         known = False
         try:
             parts = self.requests.each(self._portion, portions(asks, self.most, Ask.size))
             outcomes = [outcome for part in parts for outcome in part]
-            known = verb != "delete" and not any(outcomes) and None not in self._given
+            known = verb != "delete" and not any(outcomes)
         finally:
             self.wrote(self._given if known else None)
         return outcomes

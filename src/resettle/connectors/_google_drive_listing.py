@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -19,7 +19,7 @@ from resettle.errors import ConnectorError, RejectedError
 FOLDER = "application/vnd.google-apps.folder"
 SHORTCUT = "application/vnd.google-apps.shortcut"
 NATIVE = "application/vnd.google-apps."
-KINDS = ("file", "google_native", "shortcut", "folder")
+KINDS = ("file", "google_native", "shortcut", "broken_shortcut", "folder")
 
 COLUMNS = (
     Column("id", Kind.TEXT, nullable=False),
@@ -54,10 +54,11 @@ class Folder:
 
 @dataclass(frozen=True)
 class Found:
-    """A file, and the folder it was found in."""
+    """A file, and the folder it was found in; of a shortcut also whether it leads nowhere, once that is known."""
 
     file: File
     folder: Folder
+    broken: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ class Listing:
             level = sorted(below, key=lambda folder: (folder.path, folder.id))
 
     def _keep(self, found: Found) -> bool:
-        """Whether it becomes a row: every file once, folders where they are asked for."""
+        """Whether it becomes a row: every file once, shortcuts after they were followed, folders if asked for."""
+        if found.broken is not None:
+            return True
         sort = kind(found.file)
         if sort == "folder":
             return self._search.folder_rows and found.file["id"] not in self._seen
@@ -112,7 +115,7 @@ class Listing:
             return False
         if sort == "shortcut":
             self._shortcuts.append(found)
-        return True
+        return sort != "shortcut"
 
     def _new(self, identity: str) -> bool:
         if identity in self._seen:
@@ -192,26 +195,27 @@ class Listing:
     # -- shortcuts
 
     def _targets(self, below: list[Folder]) -> Iterator[Sequence[Found]]:
-        """What the shortcuts found so far lead to, unless it was met already."""
+        """What the shortcuts found so far lead to, unless it was met already; and they themselves."""
         found, self._shortcuts = self._shortcuts, deque()
         aims: dict[str, Found] = {}
         for one in found:
-            aim = one.file.get("shortcutDetails", {}).get("targetId")
+            aim = _aim(one.file)
             if aim and aim not in self._seen:
                 aims.setdefault(aim, one)
+        lost: set[str | None] = {None}
         with ThreadPoolExecutor(WORKERS, "resettle-list") as pool:
             for some in _in_parts(aims.items(), 100):
                 files = list(pool.map(lambda pair: self._target(pair[0]), some))
+                lost |= {aim for (aim, _), file in zip(some, files, strict=True) if not file}
                 yield [
                     made
                     for (_, one), file in zip(some, files, strict=True)
                     if file and (made := self._reached(one, file, below))
                 ]
+        yield [replace(one, broken=_aim(one.file) in lost) for one in found]
 
     def _reached(self, shortcut: Found, file: File, below: list[Folder]) -> Found | None:
         """A file as if it lay where its shortcut lies; a folder is looked into, under its shortcut's name."""
-        if file.get("trashed") and not self._search.trashed:
-            return None
         if kind(file) == "folder":
             if self._new(file["id"]):
                 path = _joined(shortcut.folder.path, shortcut.file["name"])
@@ -220,16 +224,17 @@ class Listing:
         return Found(file, shortcut.folder)
 
     def _target(self, identity: str) -> File | None:
-        """What a shortcut leads to; None if it is gone, or was never shared with us."""
+        """What a shortcut leads to; None if it is gone, was never shared with us, or lies in a bin that is left out."""
         try:
-            return self._service.file(identity)
+            file = self._service.file(identity)
         except RejectedError:
             return None
+        return None if file.get("trashed") and not self._search.trashed else file
 
 
 def table(found: Iterable[Found]) -> pa.Table:
     """The files as rows, see COLUMNS."""
-    records = [_row(one.file, one.folder) for one in found]
+    records = [_row(one) for one in found]
     return pa.table(
         {
             column.name: pa.array([record[at] for record in records], ARROW[column.kind])
@@ -238,8 +243,9 @@ def table(found: Iterable[Found]) -> pa.Table:
     )
 
 
-def _row(file: File, folder: Folder) -> tuple[Any, ...]:
-    sort = kind(file)
+def _row(found: Found) -> tuple[Any, ...]:
+    file, folder = found.file, found.folder
+    sort = "broken_shortcut" if found.broken else kind(file)
     body = sort == "file"
     return (
         file["id"],
@@ -252,11 +258,17 @@ def _row(file: File, folder: Folder) -> tuple[Any, ...]:
         _instant(file.get("modifiedTime")),
         _instant(file.get("createdTime")),
         bool(file.get("trashed")),
-        file.get("shortcutDetails", {}).get("targetId"),
+        _aim(file),
         file.get("driveId"),
         sort,
         file.get("webViewLink"),
     )
+
+
+def _aim(file: File) -> str | None:
+    """What a shortcut leads to."""
+    aim: str | None = file.get("shortcutDetails", {}).get("targetId")
+    return aim
 
 
 def _instant(text: str | None) -> datetime | None:

@@ -36,7 +36,7 @@ from resettle.connectors._appsync_http import (
 )
 from resettle.connectors._appsync_memory import Memory
 from resettle.connectors._appsync_read import Item, Requests
-from resettle.connectors._appsync_schema import INTROSPECTION, Model, models, operations
+from resettle.connectors._appsync_schema import INTROSPECTION, STAMP, Model, models, operations
 from resettle.connectors._appsync_values import table_of
 from resettle.connectors._appsync_write import Writer
 from resettle.connectors._cognito import CognitoError, CognitoSettings, cognito_error, signed_in
@@ -197,25 +197,27 @@ class AppSync:
         """Only a scope: nothing is taken back."""
         if getattr(self._local, "open", None) is not None:
             raise ConfigError(f"{self.name}: an API has no transaction within a transaction")
-        self._local.open = readonly
+        self._local.open, self._local.looked = readonly, {}
         try:
             yield
         finally:
-            self._local.open = None
+            self._local.open = self._local.looked = None
 
     def empty(self, dataset: str) -> bool:
         model = self._model(dataset)
         return not any(page for page in self._find.pages(model, list(model.schema.key), 1))
 
     def fetch(self, dataset: str, keys: pa.Table, columns: Sequence[str], *, lock: bool = False) -> pa.Table:
-        """Nobody can be locked out: ``lock`` changes nothing."""
-        return self._fetched(dataset, keys, columns, self._memory)
+        """Nobody can be locked out; but what was looked at with ``lock`` is not deleted once somebody changed it."""
+        return self._fetched(dataset, keys, columns, self._memory, lock=lock)
 
     def remembering(self) -> AbstractContextManager[None]:
         """One listing of a dataset is kept, once look-ups would have taken more requests."""
         return self._memory.remembering()
 
-    def _fetched(self, dataset: str, keys: pa.Table, columns: Sequence[str], memory: Memory) -> pa.Table:
+    def _fetched(
+        self, dataset: str, keys: pa.Table, columns: Sequence[str], memory: Memory, *, lock: bool = False
+    ) -> pa.Table:
         model = self._model(dataset)
         names = list(dict.fromkeys([*keys.column_names, *columns]))
         for name in names:
@@ -224,7 +226,7 @@ class AppSync:
         wanted = keys.drop_null().group_by(keys.column_names, use_threads=False).aggregate([])
         table = memory.table(dataset, names)
         if table is None:
-            table = self._looked_up(model, wanted, names, memory)
+            table = self._looked_up(model, wanted, names, memory, lock=lock)
         kept = table.join(wanted, keys.column_names, join_type="left semi", use_threads=False)
         return kept.select(names).combine_chunks()
 
@@ -255,7 +257,8 @@ class AppSync:
         )
 
     def delete(self, dataset: str, keys: pa.Table) -> int:
-        return self._writer(dataset).delete(keys)
+        looked = getattr(self._local, "looked", None) or {}
+        return self._writer(dataset).delete(keys, looked.get(dataset, {}))
 
     def orphans(self, dataset: str) -> pa.Table:
         """By relation; reads this list and those that it points at."""
@@ -318,14 +321,20 @@ class AppSync:
         plain = rows is not None and TROUBLE not in rows.column_names
         self._memory.wrote(dataset, model.schema.key, rows if plain else None)
 
-    def _looked_up(self, model: Model, wanted: pa.Table, names: Sequence[str], memory: Memory) -> pa.Table:
+    def _looked_up(
+        self, model: Model, wanted: pa.Table, names: Sequence[str], memory: Memory, *, lock: bool
+    ) -> pa.Table:
         """Records that hold all the wanted ones, and maybe others. A whole list is remembered."""
         if not wanted.num_rows:
             return self._fetched_table(model, names, [])
         asked = memory.names(model.name, [*names, *model.schema.key])
-        items, whole = self._find.find(model, wanted, [model.select[name] for name in asked], memory)
+        looked = getattr(self._local, "looked", None) if lock and STAMP in model.select else None
+        selected = dict.fromkeys(asked if looked is None else [*asked, STAMP])
+        items, whole = self._find.find(model, wanted, [model.select[name] for name in selected], memory)
         # A page that came twice, as a service in trouble may send it, makes no second record.
         once = {tuple(item.get(name) for name in model.schema.key): item for item in items}
+        if looked is not None:
+            looked[model.name] = {key: item.get(STAMP) for key, item in once.items()} | looked.get(model.name, {})
         table = self._fetched_table(model, asked, list(once.values()))
         if whole:
             memory.keep(model.name, table)
