@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -183,6 +184,30 @@ CODES = "lookups: {codes: {file: codes.csv, key: code, value: meaning}}"
 def codes(p: Project, text: str = "code,meaning\nA,Alpha\nB,\n") -> Project:
     (p.root / "codes.csv").write_text(text)
     return p
+
+
+@pytest.mark.parametrize("name", ["tags", "source.tags", "t.tags"])
+def test_a_rows_query_may_name_what_the_first_records_do_not_hold(project: MakeProject, name: str) -> None:
+    rows = (
+        f"""select _unit, unnest(from_json({name}, '["VARCHAR"]')) as tag from source{" t" * name.startswith("t.")}"""
+    )
+    flow = f"""
+    things:
+      from: src.things
+      unit: id
+      rows: {json.dumps(rows)}
+      into: app.things
+      columns: {{id: _unit || tag, a: tag}}
+    """
+    p = project(flow, "CREATE TABLE things (id TEXT PRIMARY KEY, a TEXT)", things=[{"id": "1"}])
+    assert p.plan().counts[0].unseen == ("tags",)
+    p.put(things=[{"id": "1"}, {"id": "2", "tags": ["x", "y"]}])
+    p.apply()
+    assert p.rows("things") == [("2x", "x"), ("2y", "y")]
+    p.flows(flow.replace("tags,", "tagz,"))
+    with pytest.raises(MappingError, match="has no column `tagz`") as caught:
+        p.plan()
+    assert caught.value.hint == "did you mean `tags`?"
 
 
 def test_a_lookup_translates_and_holds_what_it_does_not_know(project: MakeProject) -> None:

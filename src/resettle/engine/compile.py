@@ -7,6 +7,7 @@ a unique index) and raises MappingError at its place.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -29,6 +30,9 @@ OURS = {
     "_n": pa.int64(),
     "migration_time": pa.timestamp("us", tz="UTC"),
 }
+
+_LACKING = re.compile(r'Referenced column "([^"]+)" not found|does not have a column named "([^"]+)"')
+"""What DuckDB says where a query names a column that its source has not."""
 
 
 class Compiler:
@@ -238,9 +242,13 @@ class Compiler:
             self.db.execute(f"CREATE OR REPLACE TEMP VIEW _probe AS SELECT *{structs} FROM {inner}")
             names = [row[0] for row in self.db.execute("DESCRIBE _probe").fetchall()]
         except duckdb.Error as error:
-            raise MappingError(
-                self.migration.place("flows", self.name, "rows"), f"bad SQL: {first_line(error)}"
-            ) from None
+            at = ("flows", self.name, "rows")
+            lacking = _LACKING.search(str(error))
+            name = lacking and (lacking[1] or lacking[2])
+            if self.source.open and name and name not in self._used:
+                self._use(name, 0, *at)
+                return self._relation(rows_sql, self._ours)
+            raise MappingError(self.migration.place(*at), f"bad SQL: {first_line(error)}") from None
         if rows_sql and "_unit" not in names:
             raise MappingError(
                 self.migration.place("flows", self.name, "rows"),
