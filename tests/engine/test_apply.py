@@ -732,7 +732,7 @@ def test_a_value_that_the_target_spells_in_its_own_way_is_the_same_value(
     p.sql(f"INSERT INTO things VALUES ('theirs', '{first}')")
     assert counts(p.plan()) == counts(applied := p.apply())
     assert actions(applied) == {"create": 2, "reuse": 1}
-    assert p.held == ({"bad": "cast"} if bad is not None else {})
+    assert p.held == ({"bad": "inexact" if kind == "timestamptz(3)" else "cast"} if bad is not None else {})
     assert not actions(p.apply())
     assert p.verify().findings == []
     p.put(things=[{"id": "ours", "value": second}, *records[1:]])

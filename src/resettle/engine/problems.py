@@ -72,6 +72,7 @@ def _explain(reason: str, column: Column, value_class: str | None) -> str:
         "null": f"{column.name}: NOT NULL, and there is no value",
         "no_key": f"{column.name}: part of the key, and there is no value",
         "unstorable": f"{column.name}: holds the character U+0000, which {native} cannot store",
+        "inexact": f"{column.name}: {native} would not keep the value to the last digit",
         "too_long": f"{column.name}: longer than {native} allows",
         "lookup_missing": f"{column.name}: the value is not in the lookup, or what it gives does not become {native}",
         "reference_missing": f"{column.name}: the unit it points at was not migrated",

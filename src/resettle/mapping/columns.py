@@ -228,7 +228,7 @@ def _checks(column: Column) -> list[Check]:
     if column.length is not None and column.kind is Kind.TEXT:
         checks.append(Check(f"length({name}) > {column.length}", "too_long"))
     if column.kind in _TIMES and column.precision is not None and column.precision < 6:
-        checks.append(Check(f"epoch_us({name}) % {10 ** (6 - column.precision)} <> 0", "cast"))
+        checks.append(Check(f"epoch_us({name}) % {10 ** (6 - column.precision)} <> 0", "inexact"))
     if column.choices:
         listed = ", ".join(literal(choice) for choice in column.choices)
         checks.append(Check(f"{name} NOT IN ({listed})", "choice"))
