@@ -10,7 +10,7 @@ import pytest
 from resettle.engine.check import check
 from resettle.engine.flow import Options, compile_flow
 from resettle.engine.outcomes import outcomes
-from resettle.errors import MappingError
+from resettle.errors import CorruptError, MappingError
 from tests.engine.conftest import PEOPLE, PEOPLE_TABLE, MakeProject, Project, actions, counts, people, person, statuses
 
 # -- compiling ------------------------------------------------------------------------------------------------
@@ -237,6 +237,24 @@ def test_a_lookup_without_its_column_is_refused(project: MakeProject) -> None:
     p = codes(made(project, "a: {lookup: codes, on: code}", [{"id": "1", "code": "A"}], CODES), "key,meaning\nA,B\n")
     with pytest.raises(MappingError, match="has no column `code`"):
         p.plan()
+
+
+def test_a_lookup_whose_keys_a_variable_makes_null_is_not_read(project: MakeProject) -> None:
+    """What would be read is no whole file."""
+    extra = """
+vars: {way: none}
+lookups: {zones: {from: src.zones, key: "case '${way}' when 'zones' then zone end", value: name}}
+"""
+    columns = "{id: id, a: 'coalesce(lookup_zones(zone), zone)'}"
+    flow = f"things: {{from: src.things, unit: id, into: app.things, columns: {columns}}}"
+    table = "CREATE TABLE things (id TEXT PRIMARY KEY, a TEXT)"
+    p = project(flow, table, extra=extra, things=[{"id": "1", "zone": "n"}])
+    (p.root / "source" / "zones.jsonl").write_text('{"zone": "n", "name"')
+    p.apply()
+    assert p.rows("things", "a") == [("n",)]
+    p.flows(flow, extra.replace("way: none", "way: zones"))
+    with pytest.raises(CorruptError):
+        p.apply()
 
 
 def test_lookups_are_loaded_after_those_that_they_ask(project: MakeProject) -> None:

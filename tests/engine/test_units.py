@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resettle.errors import MappingError
-from tests.engine.conftest import MakeProject, Project, actions, counts, statuses
+from tests.engine.conftest import PEOPLE, MakeProject, Project, actions, counts, people, statuses
 
 TABLES = (
     "CREATE TABLE assets (id {uuid} PRIMARY KEY, org TEXT NOT NULL, provider TEXT NOT NULL, storage_key TEXT,"
@@ -250,6 +250,19 @@ def test_a_patch_needs_a_row_that_is_there(project: MakeProject) -> None:
     assert p.rows("people") == [("p1", "n", "kept")]
 
 
+def test_a_plan_foresees_a_patch_of_what_an_earlier_flow_makes(project: MakeProject, database: str) -> None:
+    note = "{into: app.people, patch: id, columns: {id: id, note: name}}"
+    flows = PEOPLE + f"notes: {{from: src.notes, unit: id, outputs: {{note: {note}}}}}\n"
+    notes = [{"id": "p1", "name": "one"}, {"id": "p2", "name": "two"}, {"id": "p9", "name": "nobody's"}]
+    p = project(flows, target=database, people=people(3), notes=notes)
+    p.sql("INSERT INTO people (id, name, age, note) VALUES ('p2', 'Name 2', 32, 'two')")
+    planned = p.plan()
+    assert counts(planned) == counts(p.apply(saved=planned))
+    assert actions(planned) == {"create": 2, "reuse": 1, "patch": 1, "unchanged": 1, "conflict": 1}
+    assert p.held == {"p9": "no_row_to_patch"}
+    assert sorted(p.rows("people", "id, note")) == [("p0", None), ("p1", "one"), ("p2", "two")]
+
+
 def test_a_place_that_is_none_concerns_its_own_unit_alone(project: MakeProject) -> None:
     flows = """
     docs:
@@ -375,6 +388,7 @@ def test_a_kept_edit_of_the_target_is_no_finding_for_good(project: MakeProject, 
     ("old", "new", "message"),
     [
         ("patch: id", "key: id", "go with `patch:`"),
+        ("items: {at:", "items: {create: item}\n        x: {at:", "for rows that we make, not for `patch:`"),
         ("prefer: {id:", "prefer: {title:", "names the primary key"),
         ('hold_reuse: {archived: "status', 'hold_reuse: {archived: "state', "state"),
         ("count: {untitled: title", "count: {untitled: titel", "titel"),

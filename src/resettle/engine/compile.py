@@ -247,7 +247,8 @@ class Compiler:
             name = lacking and (lacking[1] or lacking[2])
             if self.source.open and name and name not in self._used:
                 self._use(name, 0, *at)
-                return self._relation(rows_sql, self._ours)
+                self._relation(rows_sql, self._ours)
+                return
             raise MappingError(self.migration.place(*at), f"bad SQL: {first_line(error)}") from None
         if rows_sql and "_unit" not in names:
             raise MappingError(

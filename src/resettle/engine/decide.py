@@ -157,7 +157,7 @@ class Decider:
         known = remembered.rows
         known = known.filter(pc.equal(known["output"], number)) if known.num_rows else known
         if output.patch:
-            return self._patched(output, wanted, known, lock=lock)
+            return self._patched(output, wanted, known, optimistic=optimistic, lock=lock)
         if output.body:
             return self._copied(number, output, wanted, known)
         wanted = rekeyed(self._db, output, wanted, known)
@@ -200,15 +200,26 @@ class Decider:
         return rows, present.append_column("_key", compared["_key"])
 
     def _patched(
-        self, output: OutputShape, wanted: pa.Table, known: pa.Table, *, lock: bool
+        self, output: OutputShape, wanted: pa.Table, known: pa.Table, *, optimistic: bool, lock: bool
     ) -> tuple[pa.Table, pa.Table]:
-        """A patch always looks: the row is somebody else's, and what is missing or different is put right."""
+        """A patch always looks: the row is somebody else's, and what is missing or different is put right.
+
+        Or an earlier flow's: a plan (``optimistic``, and nothing to ``lock``) foresees that it will be there.
+        """
         columns = [c for name in (*output.names, *output.edits) if (c := output.schema.column(name))]
         present = keyed(self._db, self._fetch_columns(output, wanted, columns, lock=lock), output.key)
         wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
         remembered = pc.is_in(wanted["_at"], self._match_known(wanted, known)["_at"].combine_chunks())
         rows = decided_all(wanted.drop_columns(["_at"]), Action.UNCHANGED, known=False)
         found = patching.states(self._db, output, rows, present).append_column("_known", remembered)
+        if optimistic and not lock and not output.edits:
+            made = self._foreseen.of((output.connection, output.dataset), output.key_names)
+            coming = pc.and_(
+                pc.equal(found["_reason"], patching.NO_ROW), pa.array(made.seen(key_hashes(self._db, rows["_key"])))
+            )
+            coming = pc.fill_null(coming, False)
+            found = set_column(found, "_action", pc.if_else(coming, str(Action.PATCH), found["_action"]))
+            found = set_column(found, "_reason", pc.if_else(coming, pa.scalar(None, pa.string()), found["_reason"]))
         for name, values in zip(found.column_names, found.columns, strict=True):
             rows = set_column(rows, name, values) if name in rows.column_names else rows.append_column(name, values)
         return rows, present

@@ -106,11 +106,11 @@ class Lookups:
 
         return look_up
 
-    def _may_ask(self, expression: str) -> bool:
-        plan = self._db.execute(f"EXPLAIN (FORMAT json) SELECT {expression} AS v FROM _probe AS source").fetchall()
+    def _may_ask(self, expression: str, relation: str = "_probe") -> bool:
+        plan = self._db.execute(f"EXPLAIN (FORMAT json) SELECT {expression} AS v FROM {relation} AS source").fetchall()
         if '"Projections": ""' not in plan[0][1]:
             return True  # some column is read
-        one_row = "(SELECT * FROM (SELECT 1) LEFT JOIN _probe ON true)"
+        one_row = f"(SELECT * FROM (SELECT 1) LEFT JOIN {relation} ON true)"
         constant = self._db.execute(f"SELECT TRY({expression}) IS NULL FROM {one_row} AS source").fetchall()
         return not constant[0][0]
 
@@ -119,6 +119,11 @@ class Lookups:
         lookup = self._migration.file.lookups[name]
         key, value = (self._expression(name, at) for at in ("key", "value"))
         names = list(dict.fromkeys(column for _, column, _ in (*key.columns, *value.columns)))
+        self._db.register("_rows", pa.schema([(column, pa.string()) for column in names]).empty_table())
+        wanted = not names or self._may_ask(key.sql, "_rows")
+        self._db.unregister("_rows")
+        if not wanted:
+            return  # a variable of the migration has decided that every key is null
         for rows in self._batches(name, names):
             self._db.register("source", rows)
             try:

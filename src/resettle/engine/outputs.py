@@ -136,6 +136,9 @@ class _Output:
             self._edit(name, form, place)
             return
         if isinstance(form, Moment):
+            if self._output.patch is not None:
+                message = f"`{name}`: `create:` and `update:` are for rows that we make, not for `patch:`"
+                raise MappingError(self._migration.place(*place), message, hint="write the expression itself")
             if form.create is None:
                 return
             self._once.append(column)
