@@ -4,11 +4,13 @@ import re
 
 
 def book_word(name: str) -> str | None:
-    """A book's name, number or id without case, spaces and dots: `2 Kings` and `2kings` are one; `019` is `19`."""
+    """A book's name, number or id without case, spaces and dots: `2 Kings` is `2kings`, `019` and `19.0` are `19`."""
     if name is None:
         return None
-    word = re.sub(r"[\s._]+", "", name.lower())
-    return re.sub(r"^0+(?=\d)", "", word) or None
+    word, number = re.sub(r"[\s._]+", "", name.lower()), re.fullmatch(r"\s*0*(\d+)(?:\.0+)?\s*", name)
+    if re.fullmatch(r"\d*", word):  # digits that are no whole number are no book: `1.9` is not 19
+        return number[1] if number else None
+    return re.sub(r"^0+(?=\d)", "", word)
 
 
 def chapter_path(book_chapter: str, book: str, chapter: str) -> str | None:

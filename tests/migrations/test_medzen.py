@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -47,9 +49,9 @@ MESSY: dict[str, Any] = {messy.name: messy for messy in generate.MESSY}
 class Medzen:
     """The migration with some export and some database."""
 
-    def __init__(self, export: Path, url: str, **variables: str) -> None:
+    def __init__(self, export: Path, url: str, *, folder: Path = FOLDER, **variables: str) -> None:
         self.url = url
-        self.migration = load(FOLDER, "local", {"MEDZEN_EXPORT": str(export), "SUPABASE_DB_URL": url, **variables})
+        self.migration = load(folder, "local", {"MEDZEN_EXPORT": str(export), "SUPABASE_DB_URL": url, **variables})
 
     def plan(self, now: datetime = FIRST) -> Plan:
         with Connections(self.migration) as connections:
@@ -298,6 +300,29 @@ def test_events_as_the_code_wrote_them_find_their_session_by_meeting(
     assert not medzen.verify().findings
 
 
+def test_an_event_of_a_meeting_that_two_sessions_name_is_held_and_its_neighbours_go_on(
+    supabase: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = [generate._session(number, meetingId=f"meeting-{name}") for number, name in ((301, 1), (302, 1), (303, 2))]
+    events = [
+        {"pk": f"MEETING#meeting-{name}", "sk": "EVENT#1#CALL_JOINED", "meetingId": f"meeting-{name}"}
+        | {"eventType": "CALL_JOINED", "timestamp": "2025-12-26T12:00:00.000Z", "data": {}}
+        for name in (1, 2)
+    ]
+    made = [generate._done("", generate.SESSIONS, twin) for twin in twins]
+    made += [generate._done("", generate.AUDIT, generate._item(event, {})) for event in events]
+    monkeypatch.setattr(generate, "_messy", lambda _: made)
+    generate.generate(tmp_path / "real", 10, audit_shape="real")
+    medzen = Medzen(tmp_path / "real", supabase(), audit_shape="real")
+    medzen.apply()
+    held = {unit: row["reason"] for unit, row in medzen.units("held").items()}
+    assert held.pop("MEETING#meeting-1/EVENT#1#CALL_JOINED") == "ambiguous_meeting"
+    assert "ambiguous_meeting" not in held.values()
+    sessions = [str(row["session_id"]) for row in medzen.rows("video_call_audit_log").values()]
+    assert sessions.count(generate.messy_id(303)) == 1
+    assert not {generate.messy_id(301), generate.messy_id(302)} & set(sessions)
+
+
 def test_a_session_time_zone_of_the_database_changes_no_instant(export: Path, supabase: Callable[[], str]) -> None:
     url = supabase()
     with psycopg.connect(url, autocommit=True) as connection:
@@ -306,3 +331,84 @@ def test_a_session_time_zone_of_the_database_changes_no_instant(export: Path, su
     medzen.apply(select=("sessions",))
     row = medzen.rows("video_call_sessions")[MESSY["instant_ms"].item["id"]["S"]]
     assert row["start_time"] == datetime(2025, 12, 26, 12, tzinfo=UTC)
+
+
+# -- links --------------------------------------------------------------------------------------------------
+
+
+def change(url: str, *statements: str) -> None:
+    """What the target's owner did otherwise."""
+    with psycopg.connect(url) as connection:
+        for sql in statements:
+            connection.execute(sql)
+
+
+def linked(monkeypatch: pytest.MonkeyPatch, **notes: str | None) -> None:
+    """Sessions whose note is told, by name: of the messy ones, `there` may be pointed at; null is none."""
+    made = [
+        generate._done(name, generate.SESSIONS, generate._session(300 + at, soapNoteId=note))
+        for at, (name, note) in enumerate(notes.items())
+    ]
+    monkeypatch.setattr(generate, "MESSY", (*generate.MESSY, *made))
+
+
+THERE, NOWHERE = MESSY["soap_missing"].item["id"]["S"], generate.messy_id(404)
+
+
+def test_without_foreign_keys_what_points_nowhere_arrives_and_verify_says_so(
+    supabase: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mapping document's own tables have none."""
+    linked(monkeypatch, noted=THERE, dangling=NOWHERE, unnoted=None, of_held=MESSY["soap_with_nul"].item["id"]["S"])
+    generate.generate(tmp_path / "export", 10)
+    medzen = Medzen(tmp_path / "export", supabase())
+    change(
+        medzen.url,
+        "ALTER TABLE clinical_notes DROP CONSTRAINT clinical_notes_session_id_fkey",
+        "ALTER TABLE video_call_audit_log DROP CONSTRAINT video_call_audit_log_session_id_fkey",
+    )
+    medzen.apply()
+    assert "foreign_key" not in {row["reason"] for row in medzen.units("held").values()}
+    verified = medzen.verify()
+    assert {name: detail for name, passed, detail in verified.checks if not passed} == {
+        f"assertion {name}": "expected 0, got 1"
+        for name in ("notes_have_their_session", "events_have_their_session", "sessions_have_their_note")
+    }
+    assert verified.exit_code == 4
+
+
+def test_with_a_foreign_key_on_both_sides_the_session_learns_its_note_afterwards(
+    supabase: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its README says: the note's flow waits for the session, so the session's must not wait for the note."""
+    linked(monkeypatch, noted=THERE, dangling=NOWHERE, unnoted=None)
+    generate.generate(tmp_path / "export", 10)
+    medzen = Medzen(tmp_path / "export", supabase(), folder=with_note_flow(tmp_path))
+    change(medzen.url, "ALTER TABLE video_call_sessions ADD FOREIGN KEY (soap_note_id) REFERENCES clinical_notes (id)")
+    medzen.apply()
+    sessions, notes = medzen.rows("video_call_sessions"), medzen.rows("clinical_notes")
+    held = {unit: row["reason"] for unit, row in medzen.units("held").items()}
+    named = {m.name: m.item["id"]["S"] for m in generate.MESSY}
+    assert str(sessions[named["noted"]]["soap_note_id"]) == THERE
+    assert sessions[named["dangling"]]["soap_note_id"] is sessions[named["unnoted"]]["soap_note_id"] is None
+    assert held[named["dangling"]] == "foreign_key"
+    assert sum(row["soap_note_id"] is not None for row in sessions.values()) == 1 + sum(
+        not key.startswith("00000000") for key in notes
+    )
+    before = medzen.versions()
+    medzen.apply(LATER, fresh=True)
+    assert medzen.versions() == before
+    assert not medzen.verify().findings
+
+
+def with_note_flow(folder: Path) -> Path:
+    """The migration changed as its README says for a foreign key on soap_note_id."""
+    (flow,) = re.findall(r"```yaml\n(  session_notes:.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
+    copy = folder / "medzen"
+    shutil.copytree(FOLDER, copy, ignore=shutil.ignore_patterns(".resettle", "sandbox", "__pycache__"))
+    text = (copy / "migration.yaml").read_text()
+    for old, new in (("      soap_note_id: soapNoteId\n", ""), ("  audit:\n", f"{flow}\n  audit:\n")):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (copy / "migration.yaml").write_text(text)
+    return copy

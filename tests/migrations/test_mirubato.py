@@ -393,6 +393,63 @@ def test_what_is_deleted_in_the_source_later_becomes_deleted_and_stays_so(settle
         assert after[key]["data"] == before[key]["data"]
 
 
+def with_deletions(folder: Path, mirubato: Mirubato) -> Mirubato:
+    """The migration with what its README says for rows that the backend has removed."""
+    copy = folder / "mirubato"
+    shutil.copytree(FOLDER, copy, ignore=shutil.ignore_patterns(".resettle", "sandbox", "__pycache__"))
+    readme = (FOLDER / "README.md").read_text().partition("## Rows that the backend has removed")[2]
+    lookups, flow = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    text = (copy / "migration.yaml").read_text()
+    for added, behind in ((lookups, "\nflows:\n"), (flow, "\nverify:\n")):
+        assert text.count(behind) == 1
+        text = text.replace(behind, added + behind)
+    (copy / "migration.yaml").write_text(text)
+    return Mirubato(mirubato.backend, mirubato.api, folder=copy)
+
+
+def removed(mirubato: Mirubato, name: str, *, lines: int = 1, line: str = "logbook_entry") -> str:
+    """A row is gone from the backend, and its lines in deleted_entities are there."""
+    key = MESSY[name].id
+    assert mirubato.change(mirubato.backend, "DELETE FROM logbook_entries WHERE id = ?", key) == 1
+    for at in range(1, lines + 1):
+        sql = f"INSERT INTO deleted_entities VALUES ('{key}{at}', ?, ?, ?, '2025-08-0{at} 12:00:00')"
+        mirubato.change(mirubato.backend, sql, generate.USER, line, key)
+    return key
+
+
+def test_what_the_source_has_removed_is_counted_by_verify_and_stays(settled: Mirubato) -> None:
+    before = settled.rows()
+    removed(settled, "duration_3300")
+    settled.apply()
+    assert settled.rows() == before
+    told = {name: count for name, _, count in settled.verify().checks if "no longer has" in name}
+    assert sorted(told.values()) == ["0", "0", "1"]
+
+
+def test_with_the_readme_s_flow_what_the_source_has_removed_becomes_deleted(settled: Mirubato, tmp_path: Path) -> None:
+    mirubato, before = with_deletions(tmp_path, settled), settled.rows()
+    mirubato.apply()
+    assert mirubato.rows() == before, "what is deleted already, and still there, is its own flow's"
+    gone, twice = removed(mirubato, "duration_3300", line="logbookEntry"), removed(mirubato, "duration_89", lines=2)
+    edited = removed(mirubato, "duration_30")
+    edited_by_the_app(mirubato, edited)
+    never = "INSERT INTO deleted_entities VALUES ('n', ?, 'goal', 'never_migrated', '2025-08-01 12:00:00')"
+    mirubato.change(mirubato.backend, never, generate.USER)
+    beside = "INSERT INTO deleted_entities VALUES ('b', ?, 'logbook_entry', 'messy_duration_29', '2025-08-01 12:00:00')"
+    mirubato.change(mirubato.backend, beside, generate.USER)
+    planned, applied = mirubato.plan(), mirubato.apply()
+    assert [counts.as_json() for counts in planned.counts] == [counts.as_json() for counts in applied.counts]
+    after = mirubato.rows()
+    assert changed(before, after) == {gone, twice, edited, "messy_duration_29"}
+    assert (after[gone]["deleted_at"], after[gone]["version"]) == ("2025-08-01T12:00:00.000Z", 2)
+    assert (after[twice]["deleted_at"], after[twice]["version"]) == ("2025-08-02T12:00:00.000Z", 2)
+    assert after[gone]["data"] == before[gone]["data"]
+    assert (after[edited]["deleted_at"], mirubato.held()[f"{edited}1"]) == (None, "edited_since")
+    mirubato.apply()
+    assert mirubato.rows() == after
+    assert not mirubato.verify().findings
+
+
 def test_a_row_that_was_deleted_for_good_in_the_target_is_not_made_again(settled: Mirubato) -> None:
     key = MESSY["duration_3300"].id
     settled.change(settled.api, "DELETE FROM sync_data WHERE entity_id = ?", key)

@@ -358,6 +358,7 @@ def test_what_needs_a_person_is_held_with_its_reason_and_everything_else_is_done
         "unknown_book": "lookup_missing",
         "no_chapter": "lookup_missing",
         "beyond": "lookup_missing",
+        "copied_part": "unread_verses",
         "empty": "empty_file",
         "tryout": "reference_missing",
     }
@@ -461,7 +462,6 @@ def test_a_file_that_is_not_there_is_not_linked_and_the_next_run_does_only_what_
     before = one.versions()
     one.stack.s3.load(one.stack.source, {f"{generate.PREFIX}{B}/Bajhangi_Genesis_Chapter002.mp3": b"here it is"})
     one.apply()
-    one.apply(only={"verses": ["lost"]})  # as `held replay` does
     assert one.puts() == 3
     assert all(before[table] <= rows for table, rows in one.versions().items()), "nothing else is touched"
     assert one.verses("lost") == [("gen-2-1", 0.0, 4.5), ("gen-2-2", 4.5, 7.5)]
@@ -479,7 +479,6 @@ def test_a_file_that_vanishes_while_it_is_copied_is_failed_and_tried_again(make:
     assert one.ask("SELECT original_filename FROM media_files") == [("english_Genesis_Chapter001_V001_009.mp3",)]
     before = one.versions()
     one.apply()
-    one.apply(only={"verses": ["audio-00001"]})
     assert one.puts() == 2
     assert all(before[table] <= rows for table, rows in one.versions().items()), "nothing else is touched"
     assert len(one.verses("audio-00001")) == 7
@@ -497,7 +496,7 @@ def test_a_run_that_dies_after_copying_copies_and_makes_nothing_twice(
     with monkeypatch.context() as dying:
         dying.setattr(applying, "transactions", died)
         with pytest.raises(SystemExit):
-            one.apply()
+            one.apply(select=("media_files",))
     assert (one.puts(), one.ask("SELECT count(*) FROM media_files")) == (2, [(0,)])
     one.apply()
     assert (one.puts(), one.ask("SELECT count(*) FROM media_files")) == (2, [(2,)])
@@ -665,6 +664,62 @@ def test_a_later_approval_migrates_that_translation_and_no_other_row_is_touched(
     assert made["create"] > 2
     assert all(before[table] <= rows for table, rows in one.versions().items())
     assert one.puts() - puts == made["copy"]
+
+
+VERSIONS = (
+    "SELECT i.unit, v.name FROM audio_versions v"
+    " JOIN resettle.omt_local_projects_version i ON i.target_key = v.id::text"
+)
+
+
+def test_an_earlier_translation_that_is_approved_later_gets_the_next_number(make: Callable[..., World]) -> None:
+    one = make(approve=False)
+    one.stack.approve({generate.TAJ_AGAIN: generate.APPROVED[generate.TAJ_AGAIN]})
+    one.apply()
+    assert dict(one.ask(VERSIONS)) == {generate.TAJ_AGAIN: "OMT"}
+    before = one.versions()
+    one.stack.approve({generate.TAJ: generate.APPROVED[generate.TAJ]})
+    planned = one.plan()
+    assert counts(one.apply()) == counts(planned)
+    assert dict(one.ask(VERSIONS)) == {generate.TAJ_AGAIN: "OMT", generate.TAJ: "OMT v2"}
+    assert all(before[table] <= rows for table, rows in one.versions().items())
+    assert set(actions(one.apply())) <= {"unchanged"}
+
+
+def test_a_later_translation_that_is_approved_later_gets_its_number(make: Callable[..., World]) -> None:
+    one = make(approve=False)
+    for unit in (generate.TAJ, generate.TAJ_AGAIN):
+        one.stack.approve({unit: generate.APPROVED[unit]})
+        one.apply()
+    assert dict(one.ask(VERSIONS)) == {generate.TAJ: "OMT", generate.TAJ_AGAIN: "OMT v2"}
+
+
+def test_a_version_that_somebody_else_made_takes_its_number(make: Callable[..., World]) -> None:
+    one = make(approve=False)
+    one.do(
+        "INSERT INTO audio_versions (language_entity_id, bible_version_id, name) VALUES (%s, %s, 'OMT v11')",
+        generate.language("Taj"),
+        generate.BIBLE_VERSION,
+    )
+    one.stack.approve({generate.TAJ: generate.APPROVED[generate.TAJ]})
+    one.apply()
+    assert dict(one.ask(VERSIONS)) == {generate.TAJ: "OMT v12"}
+
+
+def test_of_two_that_want_the_next_number_at_once_one_arrives_with_the_next_run(make: Callable[..., World]) -> None:
+    one = make(approve=False)
+    third = "taj_rasuwa_OMT_1740457999999"
+    (item,) = [item for item in one.stack.appsync.items("OmtTranslation") if item["id"] == generate.TAJ]
+    one.stack.appsync.data.put("OmtTranslation", item | {"id": third})
+    draft("local", one.stack.languages, one.stack.variables)
+    one.stack.approve({third: generate.APPROVED[generate.TAJ]})
+    one.apply()
+    one.stack.approve({unit: generate.APPROVED[unit] for unit in (generate.TAJ, generate.TAJ_AGAIN)})
+    one.apply()
+    one.apply()
+    found = dict(one.ask(VERSIONS))
+    assert found.pop(third) == "OMT"
+    assert sorted(found.values()) == ["OMT v2", "OMT v3"]
 
 
 # -- the real Bible -------------------------------------------------------------------------------------------

@@ -30,6 +30,11 @@ functions = module_at(FOLDER / "functions.py")
         ("", "19", "23", "19/23"),
         (None, "019", "023", "19/23"),
         ("  ", "Psalms", "23.0", "psalms/23"),
+        (None, "19.0", "23", "19/23"),
+        (None, "019.00", "23.0", "19/23"),
+        (None, "1.9", "23", None),
+        (None, "1 9", "23", None),
+        ("19.0-23", None, None, None),
         (None, None, "23", None),
         ("gen", None, None, None),
         ("", "", "", None),
@@ -74,7 +79,17 @@ def test_names_are_cleaned_as_the_new_backend_does(key: str | None, name: str | 
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("2 Kings", "2kings"), ("1Sam.", "1sam"), ("019", "19"), ("0", "0"), (" ", None), (None, None)]
+    ("name", "word"),
+    [
+        ("2 Kings", "2kings"),
+        ("1Sam.", "1sam"),
+        ("019", "19"),
+        ("0", "0"),
+        (" 19.0 ", "19"),
+        ("1.9", None),
+        (" ", None),
+        (None, None),
+    ],
 )
 def test_a_books_name_has_no_case_and_no_spaces(name: str | None, word: str | None) -> None:
     assert functions.book_word(name) == word

@@ -154,6 +154,7 @@ def _traps(made: Made) -> None:
     made.file("unsorted", BAJHANGI, "ps-117", "unsorted.mp3", [6.24, 0.0])
     ranged = [round(3.3 * at, 2) for at in range(26)]
     made.file("ranged", BAJHANGI, "ps-89", "Bajhangi_Psalms_Chapter089_V027_052.mp3", ranged)
+    made.file("copied_part", BAJHANGI, "ps-89", "Bajhangi_Psalms_Chapter089_V027_052 (1).mp3", ranged)
     made.file("lone_verse", BAJHANGI, "john-3", "English_John_Chapter003_V016.mp3", [0.5])
     made.file("beyond", BAJHANGI, "ps-117", "Bajhangi_Psalms_Chapter117_V001_009.mp3", whole)
     made.file("no_duration", BAJHANGI, "gen-2", "Bajhangi_Genesis_Chapter002_V001_003.mp3", whole[:3], duration=None)
