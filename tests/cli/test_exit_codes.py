@@ -183,6 +183,20 @@ def test_held_records_are_replayed_once_they_are_right(run: Run, folder: Path) -
     assert people(folder) == 2
 
 
+def test_verify_names_what_differs_and_whose_it_is_without_its_value(run: Run, folder: Path) -> None:
+    rewrite(folder, "flows:", "verify: {spot_checks: 2, exclusive: [app.people]}\nflows:")
+    run("apply")
+    with sqlite3.connect(folder / "app.sqlite") as database:
+        database.execute("UPDATE people SET name = 'Eve' WHERE id = 'a'")
+        database.execute("INSERT INTO people VALUES ('z', 'Zoe', 'foe')")
+    code, out, _ = run("verify")
+    assert (code, "Eve" in out, "Zoe" in out) == (4, False, False)
+    assert "    * name: differs (not shown)" in out
+    assert "* differs people a: people: name (changed in the target since we wrote it)" in out
+    assert "* extra people z: " in out
+    assert "    * name: Ann | Eve" in run("verify", "--show-values")[1]
+
+
 def test_a_plan_ends_with_what_it_would_write(run: Run) -> None:
     assert "Plan: 2 rows to create. Nothing will be deleted" in run("plan")[1]
     run("apply")
