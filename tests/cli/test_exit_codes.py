@@ -314,6 +314,18 @@ def test_a_broken_gzip_is_a_corrupt_source_and_nothing_is_written(run: Run, fold
     assert "people.jsonl.gz" in err
 
 
+def test_an_export_says_how_many_records_are_not_whole(run: Run, folder: Path) -> None:
+    rewrite(folder, "src: {type: files, path: data}", "src: {type: sqlite, path: old.sqlite}")
+    with sqlite3.connect(folder / "old.sqlite") as database:
+        database.execute("CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)")
+        database.execute("INSERT INTO people VALUES ('a', 'Anna'), ('b', CAST(X'ff41' AS TEXT))")
+    code, _, said = run("export", str(folder / "kept"))
+    assert (code, "people: 2 records" in said, "1 of them are not whole" in said) == (0, True, True)
+    assert json.loads((folder / "kept" / "manifest.json").read_text())["files"][0]["partial"] == 1
+    lines = gzip.decompress((folder / "kept" / "people.jsonl.gz").read_bytes()).decode().splitlines()
+    assert [json.loads(line)["_trouble"] is None for line in lines] == [True, False]
+
+
 def test_an_export_with_a_wrong_md5_is_refused_before_anything_is_written(run: Run, folder: Path) -> None:
     export = folder / "export" / "people" / "AWSDynamoDB" / "01"
     (export / "data").mkdir(parents=True)

@@ -74,6 +74,11 @@ def _records(o: Opened, folder: Path) -> None:
         connection, _, dataset = name.partition(".")
         files.append(exporting.export(o.connections.source(connection), dataset, folder, o.options))
         err.print(f"{escape(dataset)}: {files[-1].records:,} records", highlight=False)
+        if files[-1].partial:
+            said = (
+                f"{files[-1].partial:,} of them are not whole: a value could not be read, see `_trouble` in their lines"
+            )
+            err.print(f"[yellow]{said}[/]", highlight=False)
     manifest = exporting.write_manifest(folder, files)
     if o.json:
         print_json({"manifest": str(manifest), "files": [vars(one) for one in files]})
