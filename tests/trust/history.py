@@ -267,7 +267,7 @@ class History(RuleBasedStateMachine):
         for one in remembered.values():
             at, old = (one.table, one.key), known.get((one.flow, one.unit, one.output, one.n))
             if not one.reused and at in after and (old is None or old.fingerprint != one.fingerprint or old.reused):
-                self.left[at] = {name: after[at][name] for name in self._compared(at[0])}
+                self.left[at] = self.left.get(at, {}) | {name: after[at][name] for name in self._compared(one)}
         self.left = {at: row for at, row in self.left.items() if at in ours}
         new = after.keys() - before.keys()
         strange = {at for at in new if at not in ours}
@@ -290,8 +290,12 @@ class History(RuleBasedStateMachine):
     def _written(self, table: str) -> set[str]:
         return set(self._columns(table))
 
-    def _compared(self, table: str) -> set[str]:
-        return {name for name, form in self._columns(table).items() if not isinstance(form, Moment)}
+    def _compared(self, one: Remembered) -> set[str]:
+        """The columns that its output writes, not those that another output writes into other rows of the table."""
+        flow = self.p.load().file.flows.get(one.flow)
+        output = flow.all_outputs.get(one.output) if flow else None
+        columns = output.columns if output and isinstance(output.columns, dict) else {}
+        return {name for name, form in columns.items() if not isinstance(form, Moment)}
 
     def _settled(self, again: bool) -> None:
         """What follows an apply has nothing to do, but for what waits for what may have come since."""
