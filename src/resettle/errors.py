@@ -21,6 +21,7 @@ A row's trouble is data (a hold with its reason), never an exception past the en
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -59,11 +60,23 @@ class Place:
 
 
 class MappingError(ConfigError):
-    """A migration's files are wrong at ``place``: what was found, what was expected, a suggestion."""
+    """A migration's files are wrong at ``place``: what was found, what was expected, a suggestion.
+
+    ``others`` are the faults that were found beside it.
+    """
 
     def __init__(self, place: Place | None, message: str, *, hint: str | None = None) -> None:
         super().__init__(f"{place}: {message}" if place else message, hint=hint)
         self.place = place
+        self.others: tuple[MappingError, ...] = ()
+
+
+def raise_together(wrong: Iterable[MappingError]) -> None:
+    """Raise the first of them with the others beside it; nothing where there is none."""
+    found = tuple(wrong)
+    if found:
+        found[0].others = found[1:]
+        raise found[0]
 
 
 class ConnectorError(ResettleError):

@@ -139,6 +139,22 @@ def test_wrong_declarations_end_with_2_at_their_place_and_write_nothing(
     assert tables(folder) == ["people"]
 
 
+def test_all_columns_that_are_wrong_are_told_at_once(run: Run, folder: Path) -> None:
+    rewrite(folder, "name: name,", "nam: name, nick: name,")
+    code, _, err = run("plan")
+    said = " ".join(err.split())
+    assert code == 2
+    assert said.count("error:") == 2
+    assert said.index("has no column `nam`") < said.index("has no column `nick`")
+    code, out, _ = run("check", "--json")
+    assert code == 2
+    errors = [remark["message"] for remark in json.loads(out)["remarks"] if remark["level"] == "error"]
+    assert [message.split(": ", 1)[1].split(" has ")[1] for message in errors] == [
+        "no column `nam`",
+        "no column `nick`",
+    ]
+
+
 def test_a_mapping_error_names_file_line_and_column(run: Run, folder: Path) -> None:
     rewrite(folder, "name: name,", "name: nmae,")
     _, _, err = run("plan")

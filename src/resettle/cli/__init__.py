@@ -10,7 +10,7 @@ import typer
 
 from resettle.cli import config, demo, export, held, init, look, rollback, verify, write
 from resettle.cli.options import err, run
-from resettle.errors import ResettleError
+from resettle.errors import MappingError, ResettleError
 from resettle.memory import steady
 from resettle.report.log import event
 from resettle.report.terminal import escape
@@ -60,6 +60,8 @@ def _say(error: ResettleError) -> None:
     err.print(f"[red]error:[/] {escape(error.message)}", highlight=False)
     if error.hint:
         err.print(f"  {escape(error.hint)}", highlight=False)
+    for other in error.others if isinstance(error, MappingError) else ():
+        _say(other)
 
 
 def _frames(error: BaseException) -> list[str]:

@@ -31,7 +31,7 @@ def check(migration: Migration, connections: Connections, ledger: Ledger, option
         try:
             shape, _, _ = compile_flow(migration, name, connections)
         except MappingError as error:
-            yield Remark("error", error.message, None, error.hint)
+            yield from (Remark("error", one.message, None, one.hint) for one in (error, *error.others))
             continue
         shapes.append(shape)
         yield from _source(migration, shape, connections)

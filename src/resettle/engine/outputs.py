@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import duckdb
 
 from resettle.batch import Column, Kind, Schema
 from resettle.engine.bodies import COMPARED
+from resettle.engine.keys import keys
 from resettle.engine.statements import OutputShape, missing_reasons, statements, struct_of
-from resettle.errors import MappingError
+from resettle.errors import MappingError, raise_together
 from resettle.mapping.columns import DUCKDB, Cast, NoCastError, cast, literal, quote, refuse
 from resettle.mapping.load import Migration, suggest
 from resettle.mapping.model import ColumnForm, Edit, Flow, Lookup, Mint, Moment, Output, Ref, Value, split
@@ -63,12 +65,11 @@ class _Output:
     def compile(self, name: str) -> OutputShape:
         output, schema = self._output, self._schema
         forms = self._forms()
-        for column_name, form in forms.items():
-            self._column(column_name, form)
+        raise_together(self._columns(forms))
         owned = tuple(column for column, _ in self._values.values() if column not in self._once)
         if output.patch is None:
-            self._check_required(forms)
-        key, match = self._key(owned)
+            raise_together(self._lacking(forms))
+        key, match = keys(output, schema, {column.name for column in owned}, partial(self._migration.place, *self._at))
         self._check_minted(key, match)
         fingerprinted = [*owned, *(Column(f"_{part}_{edit}", Kind.TEXT) for edit in self._edits for part in _PRINTED)]
         alternates = self._alternates()
@@ -116,6 +117,14 @@ class _Output:
         return found
 
     # -- columns --------------------------------------------------------------------------------------------
+
+    def _columns(self, forms: Mapping[str, ColumnForm]) -> Iterator[MappingError]:
+        """Take each column; what is wrong with those that cannot be."""
+        for name, form in forms.items():
+            try:
+                self._column(name, form)
+            except MappingError as error:
+                yield error
 
     def _column(self, name: str, form: ColumnForm) -> None:
         place = (*self._at, "columns", name)
@@ -251,11 +260,12 @@ class _Output:
         except NoCastError as error:
             raise MappingError(self._migration.place(*place), f"`{column.name}`: {error}") from None
 
-    def _check_required(self, forms: Mapping[str, ColumnForm]) -> None:
+    def _lacking(self, forms: Mapping[str, ColumnForm]) -> Iterator[MappingError]:
+        """Columns that need a value and get none, or a constant that they do not take."""
         for column in self._schema.columns:
             if column.nullable or column.has_default or column.generated or column.name in self._values:
                 continue
-            raise MappingError(
+            yield MappingError(
                 self._migration.place(*self._at, "columns"),
                 f"`{self._output.into}.{column.name}` is NOT NULL, has no default and no source",
                 hint=f"map it: `{column.name}: <expression>`",
@@ -263,41 +273,13 @@ class _Output:
         for name, form in forms.items():
             choices = next((c.choices for c in self._schema.columns if c.name == name), None)
             if choices and isinstance(form, Value) and form.value is not None and form.value not in choices:
-                raise MappingError(
+                yield MappingError(
                     self._migration.place(*self._at, "columns", name),
                     f"`{self._output.into}.{name}` does not accept this constant",
                     hint=f"it accepts: {', '.join(choices)}",
                 )
 
     # -- keys -----------------------------------------------------------------------------------------------
-
-    def _key(self, owned: Sequence[Column]) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
-        """What rows go by, and the natural key by which they are found, if that is another."""
-        output, schema = self._output, self._schema
-        mode = next((mode for mode in ("match", "patch", "key") if getattr(output, mode) is not None), None)
-        names = split(getattr(output, mode)) if mode else schema.key
-        place = self._migration.place(*self._at, mode or "into")
-        if not names:
-            raise MappingError(place, f"`{output.into}` has no primary key", hint="name its `key:` columns")
-        mapped = {column.name for column in owned}
-        for name in names:
-            if schema.column(name) is None:
-                raise MappingError(place, f"`{output.into}` has no column `{name}`", hint=suggest(name, schema.names))
-            if name not in mapped:
-                raise MappingError(place, f"the key column `{name}` is not mapped", hint=f"map `{name}:`")
-        uniques = [set(schema.key), *(set(unique) for unique in schema.unique)]
-        if mode != "match" and set(names) not in uniques:
-            raise MappingError(
-                place,
-                f"`{output.into}` has no unique index on ({', '.join(names)}): rows could be doubled",
-                hint="use its primary key, add a unique index, or use `match:`",
-            )
-        key = _columns(schema, names)
-        if mode != "match":
-            return key, ()
-        own = schema.key
-        settles = len(own) == 1 and own[0] in mapped and own != names
-        return (_columns(schema, own), key) if settles else (key, key)
 
     def _check_minted(self, key: Sequence[Column], match: Sequence[Column]) -> None:
         for name in self._minted if match and match != key else ():
@@ -388,10 +370,6 @@ def _constant(value: str | int | float | bool | None) -> str:
 
 def _nulls(columns: Sequence[Column]) -> str:
     return ", ".join(f"CAST(NULL AS {DUCKDB[column.kind]}) AS {quote(column.name)}" for column in columns)
-
-
-def _columns(schema: Schema, names: Sequence[str]) -> tuple[Column, ...]:
-    return tuple(column for name in names if (column := schema.column(name)))
 
 
 def snake(name: str) -> str:
