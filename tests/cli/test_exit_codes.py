@@ -155,6 +155,16 @@ def test_all_columns_that_are_wrong_are_told_at_once(run: Run, folder: Path) -> 
     ]
 
 
+def test_all_keys_that_nobody_knows_are_told_at_once(run: Run, folder: Path) -> None:
+    rewrite(folder, "unit: id", "unit: id\n    colums: x\n    skp: {}")
+    code, _, err = run("plan")
+    said = " ".join(err.split())
+    assert code == 2
+    assert said.count("error:") == 2
+    assert "unknown key `colums` did you mean `columns`?" in said
+    assert "unknown key `skp` did you mean `skip`?" in said
+
+
 def test_a_mapping_error_names_file_line_and_column(run: Run, folder: Path) -> None:
     rewrite(folder, "name: name,", "name: nmae,")
     _, _, err = run("plan")

@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
 
 from resettle.errors import ConfigError, MappingError, Place
@@ -140,7 +141,8 @@ def _parse(path: Path) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = Place(path, mark.line + 1, mark.column + 1) if mark else Place(path, 1, 1)
-        raise MappingError(place, f"not YAML: {error.problem}", hint=_QUOTES) from error
+        hint = None if isinstance(error, DuplicateKeyError) else _QUOTES
+        raise MappingError(place, f"not YAML: {error.problem}", hint=hint) from error
     if not isinstance(tree, CommentedMap):
         raise MappingError(Place(path, 1, 1), "expected a mapping with `migration:`, `connections:`, `flows:`")
     return tree
@@ -228,23 +230,31 @@ def _validate(path: Path, tree: Any, raw: dict[str, Any]) -> MigrationFile:
         # Of several forms that a value may have it is none that does not know a key which another one has.
         other = [at[:-1] for kind, at, _ in found if kind == _UNKNOWN and at[-1] in _fields_at(_without_tags(at[:-1]))]
         found = [one for one in found if not any(one[1][: len(form)] == form for form in other)] or found
-        kind, at, message = min(found, key=lambda one: (one[0] != _UNKNOWN, -len(one[1])))
-        at = _without_tags(at)
-        hint = None
-        if kind == _UNKNOWN:
-            hint = suggest(str(at[-1]), _fields_at(at[:-1]))
-            message = f"unknown key `{at[-1]}`"
-        elif kind == "missing":
-            message = f"`{at[-1]}` is missing"
-        elif kind == "string_type":
-            message = f"`{at[-1]}`: expected text"
-            hint = (
-                "what YAML reads as a number, a date or nothing goes in quotes; a column's constant is `{value: ...}`"
-            )
-        else:
-            message = message.removeprefix("Value error, ")
-            message = f"`{at[-1]}`: {message}" if at else message
-        raise MappingError(_place(path, tree, at), message, hint=hint) from None
+        told: dict[Path_, MappingError] = {}
+        for kind, at, message in sorted(found, key=lambda one: (one[0] != _UNKNOWN, -len(one[1]))):
+            at = _without_tags(at)
+            if at not in told and (kind == _UNKNOWN or not told):
+                told[at] = _fault(path, tree, kind, at, message)
+        first, *others = told.values()
+        first.others = tuple(others)
+        raise first from None
+
+
+def _fault(path: Path, tree: Any, kind: str, at: Path_, message: str) -> MappingError:
+    """What pydantic says of the place ``at``, in our words."""
+    hint = None
+    if kind == _UNKNOWN:
+        hint = suggest(str(at[-1]), _fields_at(at[:-1]))
+        message = f"unknown key `{at[-1]}`"
+    elif kind == "missing":
+        message = f"`{at[-1]}` is missing"
+    elif kind == "string_type":
+        message = f"`{at[-1]}`: expected text"
+        hint = "what YAML reads as a number, a date or nothing goes in quotes; a column's constant is `{value: ...}`"
+    else:
+        message = message.removeprefix("Value error, ")
+        message = f"`{at[-1]}`: {message}" if at else message
+    return MappingError(_place(path, tree, at), message, hint=hint)
 
 
 def _without_tags(location: Sequence[str | int]) -> tuple[str | int, ...]:
