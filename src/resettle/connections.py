@@ -93,8 +93,7 @@ class Connections:
         )
 
     def _store(self, name: str | None) -> Sql:
-        names = [name] if name else list(self.target_names())
-        for one in names:
+        for one in [name] if name else self.migration.file.targets:
             if (sql := self.target(one).sql()) is not None:
                 return sql
         if name:
@@ -112,14 +111,6 @@ class Connections:
         store: Sql | None = self._ledger_store.sql()
         assert store is not None
         return store
-
-    def target_names(self) -> dict[str, None]:
-        """The connections that outputs write to, in the declaration's order."""
-        return {
-            output.into.partition(".")[0]: None
-            for flow in self.migration.file.flows.values()
-            for output in flow.all_outputs.values()
-        }
 
     def _open(self, name: str, *, readonly: bool) -> Any:
         settings = dict(self.migration.connections[name])

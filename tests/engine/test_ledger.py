@@ -222,7 +222,7 @@ def test_environments_do_not_see_each_other(project: MakeProject, database: str)
     with Connections(migration) as connections:
         ledger = connections.ledger()
         assert ledger.runs() == []
-        assert ledger.target_keys("people", None, pa.array(["p0"])).num_rows == 0
+        assert ledger.target_keys("people", "row", pa.array(["p0"])).num_rows == 0
         assert len(ledger.seen("people").done) == 0
         assert ledger.units("held") == []
         assert ledger.trace("p0") == []

@@ -355,6 +355,24 @@ def test_what_is_minted_is_remembered_and_other_outputs_may_refer_to_it(project:
     assert set(dict(p.sql("SELECT name, id FROM twos")).values()) == set(twos.values())
 
 
+BEFORE = "three: {into: app.threes, columns: {id: {mint: uuid}, name: name}}"
+POINTS = "refs: {from: src.refs, unit: id, into: app.refs, columns: {id: id, three: {ref: things.three, on: thing}}}\n"
+
+
+def test_an_output_that_is_put_before_another_takes_no_row_of_it_for_its_own(project: MakeProject) -> None:
+    tables = [*MINTED_TABLES, "CREATE TABLE threes (id TEXT PRIMARY KEY, name TEXT)"]
+    tables += ["CREATE TABLE refs (id TEXT PRIMARY KEY, three TEXT REFERENCES threes (id))"]
+    p = project(MINTED, tables, things=[{"id": f"t{n}", "name": f"n{n}"} for n in range(3)])
+    p.apply()
+    p.flows(MINTED.replace("one: {into", f"{BEFORE}\n    one: {{into") + POINTS)
+    p.put(refs=[{"id": f"r{n}", "thing": f"t{n}"} for n in range(3)])
+    planned = p.plan()
+    assert planned.counts[0].rows["three"]["create"] == planned.counts[1].rows["row"]["create"] == 3
+    assert counts(planned) == counts(p.apply())
+    assert p.sql("SELECT count(*) FROM refs r JOIN threes t ON t.id = r.three") == [(3,)]
+    assert statuses(p.apply()) == {"unchanged": 6}
+
+
 def test_two_minted_columns_are_remembered_each(project: MakeProject) -> None:
     p = made(project, "a: {mint: uuid}, b: {mint: uuid}", [{"id": "1", "x": "1"}])
     p.apply()

@@ -343,7 +343,7 @@ def _target_keys(
         names = list(migration.file.flows[flow].all_outputs)
         named = output or names[0]
         found = ledger.target_keys(flow, named, units)
-        number = ledger.outputs(flow).get(named, names.index(named))
+        number = ledger.numbers(flow, names)[names.index(named)]
         tables = foreseen.target_keys.get((flow, number), [])
         if tables:
             coming = pa.concat_tables(tables)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from resettle.connector import Granting, Needs, Use
@@ -47,18 +46,20 @@ class _Uses:
 def privileges(migration: Migration, connections: Connections, options: Options, ledger: Ledger) -> list[Privileges]:
     """For each connection that the chosen flows use. Raises MappingError."""
     uses: dict[str, _Uses] = {}
-    targets: dict[str, None] = {}
-    for name in selected(migration, options):
-        shape = compile_flow(migration, name, connections).shape
+    after: dict[str, list[str]] = {}  # by target
+    shapes = [compile_flow(migration, name, connections).shape for name in selected(migration, options)]
+    for shape in shapes:
         asked = [migration.file.lookups[one].from_ for one in shape.lookups]
         copied = [f"{output.body[0]}.{output.body[1]}" for output in shape.outputs if output.body]
         for place in filter(None, (shape.flow.from_, *asked, *copied)):
             connection, _, dataset = place.partition(".")
             uses.setdefault(connection, _Uses()).read(dataset)
         for output in shape.outputs:
-            targets[output.connection] = None
             uses.setdefault(output.connection, _Uses()).write(output)
-    return [_of(migration, connections, name, one, targets, ledger) for name, one in uses.items()]
+        for name in dict.fromkeys(output.connection for output in shape.outputs):
+            after[name] = [*after.get(name, ()), *shape.flow.after]
+    after[shapes[-1].outputs[0].connection] += migration.file.after
+    return [_of(migration, connections, name, one, after.get(name), ledger) for name, one in uses.items()]
 
 
 def _of(
@@ -66,22 +67,21 @@ def _of(
     connections: Connections,
     name: str,
     uses: _Uses,
-    targets: Mapping[str, None],
+    after: list[str] | None,
     ledger: Ledger,
 ) -> Privileges:
-    connector = connections.target(name) if name in targets else connections.source(name)
+    """``after`` are the statements that are run there; None of what is only read."""
+    connector = connections.source(name) if after is None else connections.target(name)
     if not isinstance(connector, Granting):
         return Privileges(name, None)
-    first = name == next(iter(targets), None)
     probes = migration.file.verify.probes.values()
-    roles = [probe.role for probe in probes if (probe.on or next(iter(targets), None)) == name]
-    flows = [text for flow in migration.file.flows.values() for text in flow.after]
-    store = connections.target(name).sql() if name in targets else None
+    roles = [probe.role for probe in probes if (probe.on or migration.file.targets[0]) == name]
+    store = None if after is None else connections.target(name).sql()
     needs = Needs(
         uses.all(),
         ledger.schema if store is not None and ledger.lives_in(store) else None,
         tuple(dict.fromkeys(role for role in roles if role)),
-        (*flows, *migration.file.after) if first else (),
+        tuple(after or ()),
     )
-    more = tuple(connector.privileges(needs, rollback=True)) if name in targets else ()
+    more = () if after is None else tuple(connector.privileges(needs, rollback=True))
     return Privileges(name, tuple(connector.privileges(needs)), more)

@@ -19,7 +19,7 @@ from resettle.engine.apply import Writer, run_after
 from resettle.engine.balance import Counts
 from resettle.engine.flow import Connections, Options, compile_flow, foresee, open_flow, selected
 from resettle.errors import ConfigError
-from resettle.ledger.ledger import Ledger
+from resettle.ledger.ledger import Ledger, numbered
 from resettle.ledger.records import Record, Run
 from resettle.mapping.load import Migration
 
@@ -53,9 +53,7 @@ class _ReadOnlyLedger(Ledger):
         self._outputs = outputs
 
     def outputs(self, flow: str) -> dict[str, int]:
-        known = super().outputs(flow)
-        new = [name for name in self._outputs[flow] if name not in known]
-        return known | {name: len(known) + place for place, name in enumerate(new)}
+        return numbered(super().outputs(flow), self._outputs[flow])
 
     def lives_in(self, sql: Sql) -> bool:
         return True

@@ -9,7 +9,7 @@ Tables (documented in docs/guarantees.md, to be queried by people):
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
 
@@ -91,7 +91,7 @@ class Ledger(Runs, Undoing):
 
     def _number_flow(self, name: str, outputs: Sequence[str], flow: int, known: list[str] | None) -> None:
         """Remember a flow under its number; the outputs ``known`` by earlier runs keep theirs."""
-        outputs = [*(known or ()), *(output for output in outputs if output not in (known or ()))]
+        outputs = [*numbered({name: number for number, name in enumerate(known or ())}, outputs)]
         if known is None:
             self._sql.execute(
                 f"INSERT INTO {self._p}flows VALUES (%s, %s, %s, %s, %s)",
@@ -112,9 +112,9 @@ class Ledger(Runs, Undoing):
         return {name: number for number, name in enumerate(json.loads(found[0][0]))}
 
     def numbers(self, flow: str, names: Sequence[str]) -> list[int]:
-        """The number of each output; its place, where nothing is remembered of it yet."""
-        known = self.outputs(flow)
-        return [known.get(name, place) for place, name in enumerate(names)]
+        """The number of each output, as the next run will remember it."""
+        known = numbered(self.outputs(flow), names)
+        return [known[name] for name in names]
 
     def shape(self, flow: str, output: int, into: str, key: Sequence[str], columns: Sequence[str]) -> int:
         """The number of the column set that a fingerprint was made of; numbered if it is new."""
@@ -184,12 +184,12 @@ class Ledger(Runs, Undoing):
             )
         return Known(_typed(first, UNITS), _typed(rows, ROWS))
 
-    def target_keys(self, flow: str, output: str | None, units: pa.Array) -> pa.Table:
+    def target_keys(self, flow: str, output: str, units: pa.Array) -> pa.Table:
         """The id map for ``units`` of a flow: columns unit, target_key (of the output's first row)."""
         empty = pa.table({"unit": pa.array([], pa.string()), "target_key": pa.array([], pa.string())})
-        if flow not in self._flows or not len(units):
+        number = self.outputs(flow).get(output)
+        if number is None or not len(units):
             return empty
-        number = self.outputs(flow).get(output, 0) if output else 0
         with self._sql.transaction(readonly=True):
             self._sql.stage("staged_asked", pa.table({"unit": pa.array(units, pa.string())}))
             found = self._sql.query(
@@ -291,6 +291,12 @@ class Ledger(Runs, Undoing):
                 ([waive] if waive else []) + parameters,
             )
         return count
+
+
+def numbered(known: Mapping[str, int], names: Iterable[str]) -> dict[str, int]:
+    """Outputs by number: what is remembered keeps its own, what is new follows in its order."""
+    new = [name for name in names if name not in known]
+    return {**known, **{name: len(known) + place for place, name in enumerate(new)}}
 
 
 def _lasting() -> str:

@@ -263,6 +263,12 @@ class MigrationFile(Part):
     after: list[str] = Field(default_factory=list)
     verify: Verify = Field(default_factory=lambda: Verify.model_validate({}))
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The connections that outputs write to, in the declaration's order."""
+        outputs = (output for flow in self.flows.values() for output in flow.all_outputs.values())
+        return tuple(dict.fromkeys(output.into.partition(".")[0] for output in outputs))
+
     def makers(self, into: str) -> set[str]:
         """The flows that make rows in a dataset (connection.dataset)."""
         flows = self.flows.items()

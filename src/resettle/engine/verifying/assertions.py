@@ -74,10 +74,7 @@ def probes(migration: Migration, connections: Connections, *, show_values: bool 
 
 
 def _on(migration: Migration, connections: Connections, check: Assertion | Probe) -> Target:
-    if check.on:
-        return connections.target(check.on)
-    first = next(iter(migration.file.flows.values()))
-    return connections.target(next(iter(first.all_outputs.values())).into.partition(".")[0])
+    return connections.target(check.on or migration.file.targets[0])
 
 
 def _first(rows: list[tuple[Any, ...]]) -> Any:
