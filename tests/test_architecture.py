@@ -55,7 +55,7 @@ MAY_IMPORT = {
 """Each part and what it may import besides itself. memory sets the allocator, if the command
 line asks for it; private makes files; report draws the engine's data classes; cli joins everything."""
 
-SHARED_PIECES = {"_cognito", "_cognito_srp", "_dynamodb_json", "_lines", "_sqlite"}
+SHARED_PIECES = {"_cognito", "_cognito_srp", "_dynamodb_json", "_http", "_lines", "_sqlite"}
 """Pieces that several connectors use; every other `_x` belongs to the connector whose name it begins with."""
 
 OWNERS = {"_file_formats": "files"}

@@ -9,12 +9,14 @@ from typing import Any
 
 import psycopg
 import pytest
+import urllib3
+from google.auth.exceptions import TransportError
 
 from resettle.cli.options import redacted
 from resettle.connectors import appsync, d1, google_drive, postgres, s3
 from resettle.connectors._appsync_http import ApiError as AppSyncError
 from resettle.connectors._d1_http import ApiError as D1Error
-from resettle.errors import ResettleError
+from resettle.errors import AccessError, ResettleError, TransientError
 from tests.security.conftest import FLOW, TABLE, Folder
 
 Make = Callable[..., Folder]
@@ -212,6 +214,17 @@ ECHOES: list[tuple[Callable[..., Any], BaseException]] = [
     (google_drive.errors, google_drive.ApiError(403, "forbidden", SECRET)),
     (google_drive.errors, google_drive.ApiError(404, "notFound", SECRET)),
 ]
+
+
+@pytest.mark.parametrize("service", [appsync, d1, google_drive])
+def test_a_certificate_that_cannot_be_trusted_is_not_tried_again(service: Any) -> None:
+    bad = urllib3.exceptions.SSLError("self-signed")
+    wrapped = TransportError(bad)
+    wrapped.__cause__ = bad
+    for error in (bad, wrapped):
+        assert isinstance(service.errors(error, "there"), AccessError)
+    lost = service.errors(urllib3.exceptions.ProtocolError("cut"), "there")
+    assert isinstance(lost, TransientError)
 
 
 @pytest.mark.parametrize(("errors", "error"), ECHOES)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
-import urllib3
 
 from resettle.calls import demand_tls, seconds_of
+from resettle.connectors._http import GarbledError, pool_of
 
 LIMITS: Mapping[str, tuple[int, str]] = {
     "resolvers": (10_000, "resolvers in one request: an alias is one, so is each of its nested fields"),
@@ -49,10 +49,6 @@ class ApiError(Exception):
         self.status, self.kind, self.text, self.retry_after = status, kind, text, retry_after
 
 
-class GarbledError(Exception):
-    """The answer is not GraphQL's: cut off, or a proxy's page."""
-
-
 class ExpiredError(Exception):
     """The service does not take the token any more; a new one was made, and the request may be sent again."""
 
@@ -67,11 +63,6 @@ class Auth(Protocol):
     def renew(self, refused: Mapping[str, str]) -> bool:
         """After HTTP 401 for these headers: whether there are other ones now that were not refused yet."""
         ...
-
-
-def pool_of(connect: float, read: float) -> urllib3.PoolManager:
-    timeout = urllib3.Timeout(connect=connect, read=read)
-    return urllib3.PoolManager(maxsize=64, retries=False, timeout=timeout, cert_reqs="CERT_REQUIRED")
 
 
 class Http:

@@ -8,11 +8,11 @@ from typing import Any
 from urllib.parse import quote as in_url
 
 import orjson
-import urllib3
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from resettle.calls import demand_tls, seconds_of
 from resettle.connector import Needs
+from resettle.connectors._http import GarbledError, pool_of
 
 MOST_PARAMETERS = 100
 """In one statement: https://developers.cloudflare.com/d1/platform/limits/ , as the next four."""
@@ -60,10 +60,6 @@ class ApiError(Exception):
         self.status, self.text, self.retry_after = status, text, retry_after
 
 
-class GarbledError(Exception):
-    """The answer is not the API's: cut off, or a proxy's page."""
-
-
 def never_ran(error: BaseException) -> bool:
     """Whether the service surely did not run what was sent: it was never sent, or refused while it queued."""
     if isinstance(error, ApiError):
@@ -77,9 +73,7 @@ class Http:
     def __init__(self, url: str, account: str, database: str, token: str, connect: float, read: float) -> None:
         demand_tls(url, "url")
         self._url = f"{url.rstrip('/')}/accounts/{in_url(account, safe='')}/d1/database/{in_url(database, safe='')}/raw"
-        self._pool = urllib3.PoolManager(
-            maxsize=16, retries=False, timeout=urllib3.Timeout(connect=connect, read=read), cert_reqs="CERT_REQUIRED"
-        )
+        self._pool = pool_of(connect, read, 16)
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def run(self, body: bytes) -> list[Answer]:

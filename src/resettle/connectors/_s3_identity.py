@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import urllib3
-
 from resettle.connectors._cognito import CognitoSettings, signed_in
+from resettle.connectors._http import pool_of
 from resettle.errors import AccessError, ConnectorError, TransientError
 
 EARLY = timedelta(minutes=10)
@@ -38,7 +37,7 @@ def session_of(user: CognitoSettings, identity_pool: str) -> Any:
     import botocore.session
 
     session = botocore.session.get_session()
-    sign_in = signed_in(user, urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=10, read=40)))
+    sign_in = signed_in(user, pool_of(10, 40))
 
     @functools.cache
     def service() -> Any:

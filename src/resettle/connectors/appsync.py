@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import urllib3
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from resettle.batch import TROUBLE, Action, Batch, Partition, Schema
@@ -30,9 +29,7 @@ from resettle.connectors._appsync_http import (
     ApiError,
     Auth,
     ExpiredError,
-    GarbledError,
     Http,
-    pool_of,
 )
 from resettle.connectors._appsync_memory import Memory
 from resettle.connectors._appsync_read import Item, Requests
@@ -40,6 +37,7 @@ from resettle.connectors._appsync_schema import INTROSPECTION, STAMP, Model, mod
 from resettle.connectors._appsync_values import table_of
 from resettle.connectors._appsync_write import Writer
 from resettle.connectors._cognito import CognitoError, CognitoSettings, cognito_error, signed_in
+from resettle.connectors._http import pool_of, unreached
 from resettle.errors import AccessError, ConfigError, ConnectorError, CorruptError, RejectedError, TransientError
 
 
@@ -109,11 +107,7 @@ def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
         return cognito_error(error, connection)
     if isinstance(error, ExpiredError):
         return TransientError("the token had expired", connection=connection)
-    if isinstance(error, urllib3.exceptions.SSLError):
-        return AccessError("the service's certificate cannot be trusted", connection=connection)
-    if isinstance(error, GarbledError | urllib3.exceptions.HTTPError):
-        return TransientError("the service cannot be reached, or its answer was cut off", connection=connection)
-    return None
+    return unreached(error, connection)
 
 
 def explained(text: str, connection: str = "", retry_after: float | None = None) -> ConnectorError:

@@ -18,10 +18,11 @@ from resettle.batch import Action, Batch, Partition, Schema
 from resettle.calls import Caller
 from resettle.connector import Sql
 from resettle.connectors import _d1_sql as statements
-from resettle.connectors._d1_http import Answer, ApiError, GarbledError, Http, Statement, body_of, never_ran, privileges
+from resettle.connectors._d1_http import Answer, ApiError, Http, Statement, body_of, never_ran, privileges
 from resettle.connectors._d1_read import fetch, pages
 from resettle.connectors._d1_values import cell, filled, repaired
 from resettle.connectors._d1_write import Pending, Write, alarm_of, explained
+from resettle.connectors._http import GarbledError, unreached
 from resettle.connectors._sqlite import answer, decoded, marked, quote, read_schema, typed
 from resettle.errors import AccessError, ConfigError, ConnectorError, RejectedError, TransientError
 
@@ -71,11 +72,7 @@ def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
     """What an error of the service or of the connection to it means. No message holds the token or a value."""
     if isinstance(error, ApiError):
         return _answered(error, connection)
-    if isinstance(error, urllib3.exceptions.SSLError):
-        return AccessError("the service's certificate cannot be trusted", connection=connection)
-    if isinstance(error, GarbledError | urllib3.exceptions.HTTPError):
-        return TransientError("the service cannot be reached, or its answer was cut off", connection=connection)
-    return None
+    return unreached(error, connection)
 
 
 def _answered(error: ApiError, connection: str) -> ConnectorError:

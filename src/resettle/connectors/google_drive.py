@@ -11,7 +11,6 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import urllib3
-from google.auth.exceptions import TransportError
 from pydantic import BaseModel, ConfigDict, Field
 
 from resettle.batch import Batch, Partition, Schema
@@ -20,6 +19,7 @@ from resettle.connector import Body, Needs
 from resettle.connectors._google_drive_auth import SCOPE, Auth
 from resettle.connectors._google_drive_http import LARGEST_PAGE, UNITS_PER_MINUTE, ApiError, File, Service
 from resettle.connectors._google_drive_listing import COLUMNS, Folder, Found, Listing, Search, kind, table
+from resettle.connectors._http import pool_of, unreached
 from resettle.errors import AccessError, ConfigError, ConnectorError, RejectedError, TransientError
 
 FILES = "files"
@@ -112,9 +112,7 @@ def errors(error: BaseException, connection: str = "") -> ConnectorError | None:
             slow = error.reason in THROTTLES or error.status == 429
             return TransientError(said, connection=connection, retry_after=error.retry_after, throttled=slow)
         return known(said, connection=connection, hint=PERMISSIONS) if known else None
-    if isinstance(error, TransportError | urllib3.exceptions.HTTPError):
-        return TransientError(f"{type(error).__name__} from Drive", connection=connection)
-    return None
+    return unreached(error, connection)
 
 
 class _Bytes(NamedTuple):
@@ -133,9 +131,7 @@ class GoogleDrive:
     ) -> None:
         self.name = name
         self._settings = settings
-        pool = urllib3.PoolManager(
-            maxsize=32, retries=False, timeout=urllib3.Timeout(connect=10, read=60), cert_reqs="CERT_REQUIRED"
-        )
+        pool = pool_of(10, 60, 32)
         auth = auth or Auth(name, settings.credentials, settings.token, settings.subject, pool)
         queries = settings.queries_per_minute
         self._call = caller or Caller(
