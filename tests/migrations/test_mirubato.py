@@ -393,6 +393,21 @@ def test_what_is_deleted_in_the_source_later_becomes_deleted_and_stays_so(settle
         assert after[key]["data"] == before[key]["data"]
 
 
+@pytest.mark.parametrize("moment", ["", "0", "0.0", " "])
+def test_a_record_that_is_listed_as_deleted_without_a_moment_does_not_arrive_live(
+    settled: Mirubato, moment: str
+) -> None:
+    key, sql = "never_seen", "INSERT INTO deleted_entities VALUES ('d', ?, 'logbook_entry', ?, ?)"
+    settled.change(settled.backend, "UPDATE logbook_entries SET id = ? WHERE id = ?", key, MESSY["duration_3300"].id)
+    settled.change(settled.backend, sql, generate.USER, key, moment)
+    settled.apply()
+    assert settled.held()[key] == "cast"
+    assert key not in settled.rows()
+    settled.change(settled.backend, sql.replace("'d'", "'e'"), generate.USER, key, "2025-08-01 12:00:00")
+    settled.apply()
+    assert settled.rows()[key]["deleted_at"] == "2025-08-01T12:00:00.000Z"
+
+
 def with_deletions(folder: Path, mirubato: Mirubato) -> Mirubato:
     """The migration with what its README says for rows that the backend has removed."""
     copy = folder / "mirubato"

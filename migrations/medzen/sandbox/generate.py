@@ -255,6 +255,19 @@ MESSY: tuple[Messy, ...] = (
         **(_EMPTY4 | {"chief_complaint": "Toux", "subjective": {"hpi": "3 jours"}}),
     ),
     _done("soap_alias", NOTES, _soap(107, {"chief_complaint": "Fièvre"}), chief_complaint="Fièvre", **_EMPTY4),
+    _done(
+        "soap_blank_complaint",
+        NOTES,
+        _soap(115, {"chiefComplaint": "", "chief_complaint": "Céphalée"}),
+        chief_complaint="Céphalée",
+        **_EMPTY4,
+    ),
+    _done(
+        "soap_more_members",
+        NOTES,
+        _soap(116, {"Subjective": {"hpi": "3 jours"}, "source": {"data_quality": {"uncertainties": []}}}),
+        **_EMPTY4,
+    ),
     _done("soap_38_digits", NOTES, _soap(108, {"objective": _DIGITS}), objective=_DIGITS),
     _done("soap_text_kept", NOTES, _soap(109, {"plan": {"note": _TEXT}}), plan={"note": _TEXT}),
     _done(
@@ -290,6 +303,7 @@ MESSY: tuple[Messy, ...] = (
     _done("audit_deep", AUDIT, _event(204, eventData=_nested(30)), event_data=_nested(30)),
     _done("audit_data_missing", AUDIT, _event(205, eventData=Missing), created_at=NOON),
     _done("audit_text_kept", AUDIT, _event(206, eventData={"t": _TEXT}), event_data={"t": _TEXT}),
+    _done("event_unlisted", AUDIT, _event(209, eventType="call_paused"), event_type="CALL_PAUSED"),
     _held("audit_without_session", AUDIT, _event(207, sessionId=messy_id(404)), "foreign_key"),
     _held("audit_with_nul", AUDIT, _event(208, eventData={"t": "\u0000"}), "unstorable"),
 )
