@@ -24,8 +24,17 @@ def chapter_path(book_chapter: str, book: str, chapter: str) -> str | None:
 
 def named_verse(file_name: str, place: int) -> int | None:
     """The first (1) or last (2) verse of `..._Chapter089_V027_052.mp3`; a lone `V016` is both; null without any."""
-    found = re.search(r"_V(\d+)(?:_(\d+))?(?=\.[^.]*$|$)", file_name or "")
+    found = VERSES.search(file_name or "")
     return int(found[2] or found[1]) if found and place == 2 else int(found[1]) if found else None
+
+
+def unread_verses(file_name: str) -> bool:
+    """Whether a name says more than its chapter, but not which verses: `..._V027_052 (1).mp3`, `..._V052_027.mp3`."""
+    first, last = named_verse(file_name, 1), named_verse(file_name, 2)
+    if first is not None:
+        return last < first
+    after = re.search(r"chapter[ _-]?\d+([^/]*?)(?:\s*\(\d+\))?(?:\.[^./]*)?$", file_name or "", re.IGNORECASE)
+    return bool(after and re.search(r"\d", after[1]))
 
 
 def clean_name(key: str) -> str | None:
@@ -37,3 +46,6 @@ def clean_name(key: str) -> str | None:
 
 
 CLEANED = {"%": "percent", "\\": "-", "|": "-", "<": "lt", ">": "gt", "\t": "_", "\r": "_", "\n": "_"}
+VERSES = re.compile(
+    r"(?:[ _-]v|chapter[ _-]?\d+(?:v|[ _-](?=\d+[ _-]\d)))(\d+)(?:[ _-]v?(\d+))?(?=\.[^.]*$|$)", re.IGNORECASE
+)

@@ -359,6 +359,7 @@ def test_what_needs_a_person_is_held_with_its_reason_and_everything_else_is_done
         "no_chapter": "lookup_missing",
         "beyond": "lookup_missing",
         "copied_part": "unread_verses",
+        "backwards": "unread_verses",
         "empty": "empty_file",
         "tryout": "reference_missing",
     }
@@ -368,6 +369,19 @@ def test_what_needs_a_person_is_held_with_its_reason_and_everything_else_is_done
     assert done.units("held", "verses") == times
     assert done.units("skipped", "verses") == {"no_times": "rows_skipped"}
     assert not any(done.units("failed", flow) for flow in ("projects", "media_files", "verses"))
+
+
+def test_what_is_odd_but_kept_is_warned_of(done: World) -> None:
+    warned = dict(done.ask("SELECT unit, warnings FROM resettle.units WHERE status = 'done' AND warnings IS NOT NULL"))
+    expected = {
+        generate.PIDGIN: "no_user",
+        "no_duration": "no_duration",
+        "other_size": "other_size_than_recorded",
+        "other_chapter": "other_chapter_in_name",
+        "unsorted": "unsorted_timestamps",
+    }
+    assert {unit: warned.get(unit) for unit in expected} == expected
+    assert set(warned) <= set(expected)
 
 
 def test_only_files_of_rows_that_were_made_are_in_the_new_store(done: World) -> None:

@@ -56,6 +56,12 @@ def test_a_chapter_is_read_however_it_is_written(
         ("translations/x_V001_002/Lang_Genesis_Chapter001.mp3", None, None),
         ("Lang_V001_Genesis.mp3", None, None),
         ("Lang_Genesis_Chapter001_V003_004", 3, 4),
+        ("bajhangi_psalms_chapter089_v027_052.mp3", 27, 52),
+        ("Bajhangi_Psalms_Chapter089-V027-V052.mp3", 27, 52),
+        ("Lang_Genesis_Chapter 1V3.mp3", 3, 3),
+        ("Lang_Genesis_Chapter001_001_018.mp3", 1, 18),
+        ("Lang_Genesis_Chapter001_018.mp3", None, None),
+        ("translations/Chapter001_001_018/whole.mp3", None, None),
         (None, None, None),
     ],
 )
@@ -63,6 +69,26 @@ def test_verses_are_those_that_the_end_of_a_files_name_says(
     name: str | None, first: int | None, last: int | None
 ) -> None:
     assert (functions.named_verse(name, 1), functions.named_verse(name, 2)) == (first, last)
+
+
+@pytest.mark.parametrize(
+    ("name", "unread"),
+    [
+        ("translations/Bajhangi_Psalms_Chapter089_V027_052 (1).mp3", True),
+        ("Bajhangi_Psalms_Chapter089_V052_027.mp3", True),
+        ("Lang_Genesis_Chapter001_018.mp3", True),
+        ("lang_genesis_chapter001 take 2.MP3", True),
+        ("Bajhangi_Psalms_Chapter089_V027_052.mp3", False),
+        ("Lang_Genesis_Chapter001 (1).mp3", False),
+        ("Chapter001_x1/Lang_Genesis_Chapter001.mp3", False),
+        ("take 2.mp3", False),
+        (None, False),
+    ],
+)
+def test_a_name_that_says_more_than_the_chapter_but_no_verses_is_not_read_as_the_whole(
+    name: str | None, unread: bool
+) -> None:
+    assert functions.unread_verses(name) == unread
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,8 @@ def generate(
     made = Made()
     for id_, (source, tongue) in TRANSLATIONS.items():
         item = {"id": id_, "translationName": "OMT", "sourceLanguageId": source, "motherTongueId": tongue}
-        made.translations.append(item | {"userId": str(uuid5(NAMESPACE_URL, tongue)), "createdAt": moment(MOMENT)})
+        user = None if id_ == PIDGIN else str(uuid5(NAMESPACE_URL, tongue))
+        made.translations.append(item | {"userId": user, "createdAt": moment(MOMENT)})
     rng, places = Random(seed), [(book, at) for book in books for at in books[book][2]]
     for number in range(chapters):
         book, at = places[number % len(places)]
@@ -155,6 +156,10 @@ def _traps(made: Made) -> None:
     ranged = [round(3.3 * at, 2) for at in range(26)]
     made.file("ranged", BAJHANGI, "ps-89", "Bajhangi_Psalms_Chapter089_V027_052.mp3", ranged)
     made.file("copied_part", BAJHANGI, "ps-89", "Bajhangi_Psalms_Chapter089_V027_052 (1).mp3", ranged)
+    made.file("backwards", BAJHANGI, "ps-89", "Bajhangi_Psalms_Chapter089_V052_027.mp3", ranged)
+    made.file("lower_case", BAJHANGI, "ps-89", "bajhangi_psalms_chapter089_v027_052.mp3", ranged)
+    made.file("other_chapter", BAJHANGI, "ps-117", "Bajhangi_Psalms_Chapter116.mp3", whole[:2])
+    made.file("other_size", BAJHANGI, "ps-117", "other size.mp3", whole[:2], fileSize=1)
     made.file("lone_verse", BAJHANGI, "john-3", "English_John_Chapter003_V016.mp3", [0.5])
     made.file("beyond", BAJHANGI, "ps-117", "Bajhangi_Psalms_Chapter117_V001_009.mp3", whole)
     made.file("no_duration", BAJHANGI, "gen-2", "Bajhangi_Genesis_Chapter002_V001_003.mp3", whole[:3], duration=None)

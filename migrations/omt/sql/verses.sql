@@ -15,8 +15,8 @@ chapters as (
 ),
 spans as (
     select *, len(times) as timestamps, coalesce(named_first, 1) as first_verse,
-        -- of a chapter that is not known nothing is left out: its file is held, and so are its verses
-        coalesce(coalesce(named_last, lookup_last_verse(chapter_id)::integer) - coalesce(named_first, 1) + 1, len(times)) as verses
+        -- of a chapter that is not known, or a range that is none, nothing is left out: its file is held, and so are its verses
+        coalesce(case when named_last < named_first then len(times) end, coalesce(named_last, lookup_last_verse(chapter_id)::integer) - coalesce(named_first, 1) + 1, len(times)) as verses
     from chapters
 ),
 places as (
