@@ -138,6 +138,11 @@ class Schema:
         return tuple(column.name for column in self.columns)
 
 
+def set_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The table with other values in a column that it has."""
+    return table.set_column(table.column_names.index(name), name, values)
+
+
 Decode = Callable[[pa.Table, Sequence[str]], pa.Table]
 
 

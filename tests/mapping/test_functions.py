@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resettle.errors import ConfigError
-from resettle.mapping.functions import canonical_json, connect, numeric, query
+from resettle.mapping.functions import canonical_json, connect, numeric, query, relations, run_tried
 from tests.mapping.conftest import Value
 
 NOON = datetime(2025, 12, 26, 12, tzinfo=UTC)
@@ -352,6 +352,34 @@ def test_functions_that_do_not_load_are_told_with_their_file(tmp_path: Path, tex
     (tmp_path / "functions.py").write_text(text)
     with pytest.raises(ConfigError, match=r"functions\.py"):
         connect(tmp_path / "functions.py")
+
+
+# -- relations --------------------------------------------------------------------------------------------------------
+
+
+def test_sql_sees_tables_by_name_only_while_it_runs(base: duckdb.DuckDBPyConnection) -> None:
+    ours = pa.table({"n": [1, 2]})
+    joined = query(base, "SELECT n * $by AS n FROM a JOIN b USING (n)", {"by": 10}, a=ours, b=ours.slice(1))
+    assert joined["n"].to_pylist() == [20]
+    assert run_tried(base, "SELECT TRY(CAST('x' AS INTEGER)) AS n FROM a", a=ours)["n"].to_pylist() == [None, None]
+    with relations(base, a=ours):
+        assert [query(base, f"SELECT n FROM a WHERE n = {n}").num_rows for n in (1, 3)] == [1, 0]
+    assert _registered(base) == set()
+
+
+def test_no_table_stays_registered_after_an_error(base: duckdb.DuckDBPyConnection) -> None:
+    ours = pa.table({"n": ["x"]})
+    for ask in (query, run_tried):
+        with pytest.raises(duckdb.Error):
+            ask(base, "SELECT CAST(n AS INTEGER) FROM a JOIN b USING (n)", a=ours, b=ours)
+    with pytest.raises(duckdb.Error), relations(base, a=ours, b=3):
+        raise AssertionError("b is no table")
+    assert _registered(base) == set()
+
+
+def _registered(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+    return {name for (name,) in views} & {"a", "b"}
 
 
 # -- no way out -------------------------------------------------------------------------------------------------------

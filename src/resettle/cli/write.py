@@ -68,7 +68,8 @@ def apply(
         if any(value is not None for value in chosen.values()):
             raise ConfigError("a saved plan says itself what it covers", hint="leave out --select, --where and --limit")
         chosen |= saved.options
-    chosen |= {"batch_size": batch_size, "workers": workers, "fresh": fresh, "concurrency": concurrency}
+    chosen |= {"batch_size": batch_size, "workers": workers, "concurrency": concurrency}
+    chosen["fresh"] = fresh or bool(chosen.get("fresh"))
     chosen["show_values"] = show_values
     settings: dict[str, Any] = {"json": json, "verbose": verbose, "progress": True, "stoppable": True, "yes": yes}
     with opened("apply", migration, env, var, writes=True, **settings, **chosen) as o:

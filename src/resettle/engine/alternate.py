@@ -6,6 +6,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from resettle.batch import set_column
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, key_sql
 from resettle.engine.statements import OutputShape
 from resettle.mapping.functions import query
@@ -16,17 +17,16 @@ def alternate(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: 
     for name in output.alternates:
         column = next(c for c in output.columns if c.name == name)
         value = as_wire(rows.select(["_alt_" + name]).rename_columns([name]), [column])[name]
-        rows = rows.set_column(rows.column_names.index(name), name, value)
+        rows = set_column(rows, name, value)
     return keyed_again(connection, output, rows)
 
 
 def keyed_again(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table) -> pa.Table:
     """The rows with the key text and the fingerprint of what they now hold."""
-    connection.register("_p", as_duckdb(rows.select(list(output.names)), output.columns))
-    again = query(connection, f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p")
-    connection.unregister("_p")
+    sql = f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p"
+    again = query(connection, sql, _p=as_duckdb(rows.select(list(output.names)), output.columns))
     for name in ("_key", "_fp"):
-        rows = rows.set_column(rows.column_names.index(name), name, again[name])
+        rows = set_column(rows, name, again[name])
     return rows
 
 
@@ -35,17 +35,15 @@ def rekeyed(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa
     if not output.alternates or not known.num_rows:
         return rows
     changed = alternate(connection, output, rows)
-    connection.register("_w", pa.table({"_unit": rows["_unit"], "_n": rows["_n"], "alt": changed["_key"]}))
-    connection.register("_k", known)
     hits = query(
         connection,
         "SELECT coalesce(k.target_key = w.alt, false) AS hit"
         " FROM (SELECT *, row_number() OVER () AS at FROM _w) w"
         " LEFT JOIN _k k ON k.unit = w._unit AND k.n = w._n ORDER BY w.at",
+        _w=pa.table({"_unit": rows["_unit"], "_n": rows["_n"], "alt": changed["_key"]}),
+        _k=known,
     )["hit"].combine_chunks()
-    connection.unregister("_w")
-    connection.unregister("_k")
     for name in (*output.alternates, "_key", "_fp"):
         merged = pc.if_else(hits, changed[name].combine_chunks(), rows[name].combine_chunks())
-        rows = rows.set_column(rows.column_names.index(name), name, merged)
+        rows = set_column(rows, name, merged)
     return rows

@@ -22,7 +22,7 @@ from resettle.engine.balance import Counts
 from resettle.engine.commit import alive, transactions
 from resettle.engine.count import count_decision, count_prepared, summarise
 from resettle.engine.decide import Decider
-from resettle.engine.decision import Decided, Decision, Foreseen
+from resettle.engine.decision import WRITTEN, Decided, Decision, Foreseen
 from resettle.engine.effects import carry_out, merged, of_units, outside
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_wire
@@ -44,7 +44,7 @@ from resettle.engine.uniques import Hashes, contains
 from resettle.errors import RejectedError, StalePlanError
 from resettle.ledger.ledger import Ledger
 from resettle.ledger.records import Run
-from resettle.mapping.functions import connect
+from resettle.mapping.functions import connect, query
 from resettle.mapping.load import Migration
 from resettle.middleware.isolate import isolate
 
@@ -104,9 +104,11 @@ def apply(
                 ledger.loaded()
             if options.stop.is_set():
                 break
+            ledger.heartbeat(run)  # who lost the lock meanwhile runs nothing more
             run_after(migration.file.flows[name].after, flow.targets)
         applied = Applied(run.number, tuple(counted), options.stop.is_set())
         if not applied.interrupted and migration.file.after:
+            ledger.heartbeat(run)
             target = next(iter(migration.file.flows[names[-1]].all_outputs.values())).into.partition(".")[0]
             run_after(migration.file.after, {target: connections.target(target)})
         ledger.finish(run, applied.status, {"flows": [counts.as_json() for counts in counted]})
@@ -198,17 +200,21 @@ class Writer:
         ``done``: what was done before to outputs that no transaction covers.
         """
         tries = 0
+        last: Decision | None = None
 
         def once() -> Decision:
-            nonlocal prepared, tries
+            nonlocal prepared, tries, last
             tries += 1
             if tries > 1:  # a lost answer may have been a commit: look at the ledger again
                 prepared = replace(prepared, known=self._ledger.known(self._flow.name, prepared.units))
+                if done is not None and last is not None and self._remembered(last, prepared.known.rows):
+                    return last
                 self._optimistic = False  # what it made is no creation of this decision: later batches must look for it
             with transactions(self._flow.targets, self._ledger):
                 decision = self._decide(prepared, done, tries)
                 if refused is not None:
                     decision = self._decider.hold(decision, refused)
+                last = decision
                 for made in decision.outputs:
                     for rows, action, _ in self._writes(made) if made.place not in self._outside else ():
                         self._target(made).write(made.dataset[1], rows, self._key(made), action)
@@ -233,6 +239,20 @@ class Writer:
         if tries == 1:  # what a lost answer had committed is unchanged now, as the plan would have it
             self._allow(decision)
         return decision
+
+    def _remembered(self, decision: Decision, known: pa.Table) -> bool:
+        """Whether the ledger has what a decision was to write."""
+        meant = []
+        for made in decision.outputs:
+            rows = made.rows.filter(pc.or_(pc.invert(made.rows["_known"]), pc.is_in(made.rows["_action"], WRITTEN)))
+            number = pa.repeat(pa.scalar(made.number, pa.int64()), rows.num_rows)
+            meant.append(rows.select(["_unit", "_n", "_fp"]).append_column("output", number))
+        wanted = pa.concat_tables(meant)
+        sql = (
+            "SELECT w._unit FROM _w w ANTI JOIN _k k"
+            " ON k.unit = w._unit AND k.output = w.output AND k.n = w._n AND k.fp = w._fp"
+        )
+        return wanted.num_rows > 0 and not query(self._db, sql, _w=wanted, _k=known).num_rows
 
     def _refusals(self, prepared: Prepared) -> pa.Table | None:
         """Ask the target, without a trace, which units it refuses.

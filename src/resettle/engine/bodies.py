@@ -72,17 +72,8 @@ def states(
         for name in COMPARED
     }
     wanted = rows.select(["_at", "_key", *(name for name in equal if name in rows.column_names)])
-    for name, table in (
-        ("_w", wanted),
-        ("_k", known.select(["_at", "target_key", "reused", "intended"])),
-        ("_p", present),
-    ):
-        connection.register(name, table)
-    try:
-        return query(connection, _SQL.format(**equal), {"policy": policy})
-    finally:
-        for name in ("_w", "_k", "_p"):
-            connection.unregister(name)
+    known = known.select(["_at", "target_key", "reused", "intended"])
+    return query(connection, _SQL.format(**equal), {"policy": policy}, _w=wanted, _k=known, _p=present)
 
 
 @dataclasses.dataclass(frozen=True)

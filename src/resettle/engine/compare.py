@@ -31,7 +31,7 @@ SELECT w._at,
     WHEN k._at IS NULL AND (p._fp = w._fp OR $match OR $policy = 'target') THEN 'reuse'
     WHEN k._at IS NULL AND $policy = 'source' THEN 'update'
     WHEN k._at IS NULL THEN 'conflict'
-    WHEN k.intended AND p._at IS NULL THEN 'create'
+    WHEN k.intended AND p._at IS NULL AND k.target_key = w._key THEN 'create'
     WHEN k.same OR (k.reused = 1 AND $match AND k.target_key = w._key) THEN 'unchanged'
     WHEN k.target_key <> w._key OR p._at IS NULL THEN 'conflict'
     WHEN p._fp = w._fp THEN 'unchanged'
@@ -72,11 +72,5 @@ def compare(
     present: _at (position among the fetched), _key, _fp, _left (equals what we wrote)
     Gives, in the order of wanted: _at, _action, _reason (for conflicts), _known, _present.
     """
-    for name, table in (("wanted", wanted), ("known", known), ("present", present)):
-        connection.register(name, table)
-    try:
-        found = query(connection, _SQL, {"match": match, "policy": policy})
-    finally:
-        for name in ("wanted", "known", "present"):
-            connection.unregister(name)
-    return found
+    choices = {"match": match, "policy": policy}
+    return query(connection, _SQL, choices, wanted=wanted, known=known, present=present)

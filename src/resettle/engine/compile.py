@@ -155,7 +155,7 @@ class Compiler:
         return parsed
 
     def _outputs(self, rows_sql: str | None) -> list[OutputShape]:
-        outputs = []
+        outputs: list[OutputShape] = []
         for name, output in self.flow.all_outputs.items():
             at = ("flows", self.name, *(() if self.flow.into else ("outputs", name)))
             self._relation(rows_sql)
@@ -164,10 +164,22 @@ class Compiler:
             self._beside = set()
             made = compile_output(self, name, output, at)
             self._asked |= set(self._lookups.asked(made.lookups, ()))  # of the rows that this output sees
+            self._check_patches(made, outputs, *at)
             own = (self._rows_sql or "") if output.rows else ""
             outputs.append(replace(made, rows_sql=own, beside=frozenset(self._beside)))
             self._previous = {done.name: done for done in outputs}
         return outputs
+
+    def _check_patches(self, made: OutputShape, earlier: Sequence[OutputShape], *at: str) -> None:
+        """Two outputs are decided on the same rows: the second would write over what the first has set."""
+        for other in earlier:
+            both = _patched(made) & _patched(other) if other.place == made.place else set()
+            if both:
+                raise MappingError(
+                    self.migration.place(*at),
+                    f"`{other.name}` and `{made.name}` both patch `{min(both)}` of `{made.place}`",
+                    hint="put the second into a flow of its own behind this one, or both into one by a `rows:` query",
+                )
 
     # -- names and types ---------------------------------------------------------------------------
 
@@ -276,3 +288,8 @@ class Compiler:
         new = [name for q, name, _ in parsed.columns if q in (None, "source") and name.lower() not in have]
         if new and self.source.open:
             self._relation(self._rows_sql, self._ours)
+
+
+def _patched(output: OutputShape) -> set[str]:
+    """The columns that a patch changes."""
+    return {*output.names, *output.edits} - {*output.key_names} if output.patch else set()

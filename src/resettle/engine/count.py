@@ -59,10 +59,8 @@ def _count_created(counts: Counts, output: OutputShape, made: Decided, database:
         return
     figures = ((name, f"CAST(count_if({parsed.sql}) AS BIGINT)") for name, parsed in output.counts.items())
     fields = ", ".join(f"{sql} AS {quote(name)}" for name, sql in figures)
-    names = [column.name for column in output.written]
-    database.register("_created", as_duckdb(creates.select(names), output.written))
-    found = query(database, f"SELECT {fields} FROM _created").to_pylist()[0]
-    database.unregister("_created")
+    created = as_duckdb(creates.select([column.name for column in output.written]), output.written)
+    found = query(database, f"SELECT {fields} FROM _created", _created=created).to_pylist()[0]
     counts.counted.update({name: int(value) for name, value in found.items()})
 
 

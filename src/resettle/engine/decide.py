@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Action, Column
+from resettle.batch import Action, Column, set_column
 from resettle.connector import Target
 from resettle.engine import bodies
 from resettle.engine import patch as patching
@@ -23,6 +23,7 @@ from resettle.engine.alternate import alternate, rekeyed
 from resettle.engine.compare import compare
 from resettle.engine.decision import (
     NEW,
+    SETTING,
     TAKING,
     Decided,
     Decision,
@@ -31,17 +32,18 @@ from resettle.engine.decision import (
     hold,
     in_conflict,
     left_behind,
-    set_column,
     settled,
     trouble_of,
 )
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_wire, key_hashes, wire_schema
 from resettle.engine.links import Links
+from resettle.engine.places import PLACES, disagree, places_of
 from resettle.engine.present import keyed, keyed_rows, with_updates
 from resettle.engine.settle import NOTHING_MADE, renumbered, settler
 from resettle.engine.shape import Settle
 from resettle.engine.statements import FlowShape, OutputShape
+from resettle.engine.undoing.standing import typed_keys
 from resettle.errors import BalanceError
 from resettle.ledger.ledger import Ledger
 from resettle.ledger.records import Known, nothing_known
@@ -178,7 +180,7 @@ class Decider:
         self, number: int, output: OutputShape, wanted: pa.Table, known: pa.Table, *, lock: bool
     ) -> tuple[pa.Table, pa.Table]:
         wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
-        matched = self._match_known(wanted, known)
+        matched = self._made(output, wanted, self._match_known(wanted, known))
         same = matched.filter(pc.field("same"))["_at"].combine_chunks()
         asked = wanted.filter(pc.invert(pc.is_in(wanted["_at"], same))) if len(same) else wanted
         asked = asked.filter(asked["_there"]) if output.settles else asked
@@ -209,10 +211,12 @@ class Decider:
         columns = [c for name in (*output.names, *output.edits) if (c := output.schema.column(name))]
         present = keyed(self._db, self._fetch_columns(output, wanted, columns, lock=lock), output.key)
         wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
-        remembered = pc.is_in(wanted["_at"], self._match_known(wanted, known)["_at"].combine_chunks())
+        matched = self._match_known(wanted, known)
+        remembered = pc.is_in(wanted["_at"], matched["_at"].combine_chunks())
+        elsewhere = pc.is_in(wanted["_at"], matched.filter(moved(matched, wanted))["_at"].combine_chunks())
         rows = decided_all(wanted.drop_columns(["_at"]), Action.UNCHANGED, known=False)
         found = patching.states(self._db, output, rows, present).append_column("_known", remembered)
-        if optimistic and not lock and not output.edits:
+        if optimistic and not lock:
             made = self._foreseen.of((output.connection, output.dataset), output.key_names)
             coming = pc.and_(
                 pc.equal(found["_reason"], patching.NO_ROW), pa.array(made.seen(key_hashes(self._db, rows["_key"])))
@@ -222,14 +226,20 @@ class Decider:
             found = set_column(found, "_reason", pc.if_else(coming, pa.scalar(None, pa.string()), found["_reason"]))
         for name, values in zip(found.column_names, found.columns, strict=True):
             rows = set_column(rows, name, values) if name in rows.column_names else rows.append_column(name, values)
-        return rows, present
+        rows = in_conflict(rows, elsewhere, "key_changed")
+        sets = pc.is_in(rows["_action"], SETTING).to_numpy(zero_copy_only=False)
+        dataset = (output.connection, output.dataset)
+        seen = {kind: self._foreseen.of(dataset, kind) for kind in PLACES}
+        disagreeing = np.zeros(rows.num_rows, np.bool_)
+        disagreeing[sets] = disagree(places_of(self._db, output, rows.filter(pa.array(sets))), int(sets.sum()), seen)
+        return in_conflict(rows, pa.array(disagreeing), "place_taken"), present
 
     def _copied(self, number: int, output: OutputShape, wanted: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table]:
         """A file that is to be copied always is looked for: what is missing or different is copied."""
         columns = [c for name in (*output.key_names, *bodies.COMPARED) if (c := output.schema.column(name))]
         present = keyed(self._db, self._fetch_columns(output, wanted, columns, lock=False), output.key)
         wanted = wanted.append_column("_at", pa.array(np.arange(wanted.num_rows)))
-        matched = self._match_known(wanted, known)
+        matched = self._made(output, wanted, self._match_known(wanted, known))
         rows = decided_all(wanted, Action.COPY, known=False)
         found = bodies.states(self._db, rows, matched, present, policy=self._shape.flow.on_conflict)
         for name in ("_action", "_reason", "_known"):
@@ -244,23 +254,31 @@ class Decider:
             return rows
         owned = self._ledger.owned(self._shape.name, number, rows.filter(new)["_key"].to_pylist())
         hit = pc.and_(new, pc.is_in(rows["_key"], pa.array(owned, pa.string())))
+        over = pc.and_(new, pc.equal(rows["_action"], str(Action.UPDATE)))  # whichever flow made it
+        asked = rows.filter(over)["_key"].to_pylist()
+        owned = self._ledger.owned_in(output.place, output.key_names, asked) if asked else []
+        hit = pc.or_(hit, pc.and_(over, pc.is_in(rows["_key"], pa.array(owned, pa.string()))))
         return in_conflict(rows, hit, "duplicate_key")
 
     def _match_known(self, wanted: pa.Table, known: pa.Table) -> pa.Table:
         """Which wanted row each known row is, and whether what we wrote is what we want."""
-        self._db.register("_w", wanted.select(["_unit", "_n", "_fp", "_at"]))
-        self._db.register("_k", known)
-        try:
-            table: pa.Table = query(
-                self._db,
-                "SELECT w._at, coalesce(k.fp = w._fp, false) AS same, k.fp IS NULL AS intended, k.reused,"
-                " k.target_key, k.fp, k.shape"
-                " FROM _w w JOIN _k k ON k.unit = w._unit AND k.n = w._n",
-            )
-        finally:
-            self._db.unregister("_w")
-            self._db.unregister("_k")
-        return table
+        return query(
+            self._db,
+            "SELECT w._at, coalesce(k.fp = w._fp, false) AS same, k.fp IS NULL AS intended, k.reused,"
+            " k.target_key, k.fp, k.shape FROM _w w JOIN _k k ON k.unit = w._unit AND k.n = w._n",
+            _w=wanted.select(["_unit", "_n", "_fp", "_at"]),
+            _k=known,
+        )
+
+    def _made(self, output: OutputShape, wanted: pa.Table, matched: pa.Table) -> pa.Table:
+        """Without what was only meant to be written, under a key that the record no longer has, and never was."""
+        stale = matched.filter(pc.and_(matched["intended"], moved(matched, wanted)))
+        if not stale.num_rows:
+            return matched
+        asked = as_wire(typed_keys(self._db, stale["target_key"], output.key), output.key)
+        there = keyed(self._db, self._fetch_columns(output, asked, output.key, lock=False), output.key)
+        never = stale.filter(pc.invert(pc.is_in(stale["target_key"], there["_key"].combine_chunks())))
+        return matched.filter(pc.invert(pc.is_in(matched["_at"], never["_at"].combine_chunks())))
 
     def _fetch(self, output: OutputShape, asked: pa.Table, shapes: Sequence[int], *, lock: bool) -> pa.Table:
         """Present rows for the asked keys: this output's columns, and those of earlier mappings of it."""
@@ -337,6 +355,12 @@ class Decider:
         create = pc.equal(rows["_action"], str(Action.CREATE))
         hit = pc.and_(pa.array(again), create)
         return in_conflict(rows, hit, "duplicate_key")
+
+
+def moved(matched: pa.Table, wanted: pa.Table) -> pa.Array:
+    """Which known rows (_at, target_key) went by another key when they were written than is wanted now (_at, _key)."""
+    now = wanted["_key"].combine_chunks().take(pc.index_in(matched["_at"], wanted["_at"].combine_chunks()))
+    return pc.not_equal(now, matched["target_key"])
 
 
 def _without(

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Action, Status
+from resettle.batch import Action, Status, set_column
 from resettle.engine.bodies import COPY_FAILED
 from resettle.engine.feed import Prepared
 from resettle.engine.patch import CHANGED, NO_ROW
@@ -121,7 +121,8 @@ _CONFLICTS = {
     "deleted_in_target": "somebody deleted the row since we wrote it",
     "not_ours": "the row was there before us and is not overwritten",
     "key_changed": "the record would now get another key than the one we wrote",
-    "duplicate_key": "another unit of this run has the same target key",
+    "duplicate_key": "another record has the same target key",
+    "place_taken": "another record sets the same place, or one around it or inside it, to something else",
     "update_failed": "a value of `update:` cannot be made for the row as it is",
     CHANGED: "what is to be patched was changed since it was read; the next run reads it again",
     NO_ROW: "there is no such row to patch",
@@ -132,6 +133,8 @@ NEW = pa.array(["create", "copy"])
 """Actions that may make a row or file that was not there."""
 TAKING = pa.array(["create", "copy", "reuse", "update"])
 """Actions by which a row that the ledger does not know takes its key; under `match:` several may share one."""
+SETTING = pa.array(["patch", "unchanged"])
+"""Actions of a patch after which what it sets stands there."""
 WRITES = (Action.CREATE, Action.UPDATE, Action.PATCH, Action.COPY)
 WRITTEN = pa.array(list(map(str, WRITES)))
 """Actions that write."""
@@ -161,10 +164,6 @@ def hold(
     word = pc.if_else(pc.is_in(units["reason"], _FAILING), str(Status.FAILED), str(Status.HELD))
     units = set_column(units, "status", pc.if_else(hit, word, units["status"]))
     return units, [(rows.filter(pc.invert(pc.is_in(rows["_unit"], keys))), present) for rows, present in decided]
-
-
-def set_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
-    return table.set_column(table.column_names.index(name), name, values)
 
 
 def decided_all(rows: pa.Table, action: Action, *, known: bool) -> pa.Table:
@@ -240,14 +239,12 @@ def left_behind(
         )
         for number, table in wanted.items()
     ]
-    connection.register("_k", known.filter(pc.is_in(known["output"], pa.array(list(wanted), pa.int64()))))
-    connection.register("_w", pa.concat_tables(rows))
     lost = query(
         connection,
         "SELECT DISTINCT k.unit FROM _k k ANTI JOIN _w w ON w.unit = k.unit AND w.output = k.output AND w.n = k.n",
+        _k=known.filter(pc.is_in(known["output"], pa.array(list(wanted), pa.int64()))),
+        _w=pa.concat_tables(rows),
     )["unit"].combine_chunks()
-    connection.unregister("_k")
-    connection.unregister("_w")
     said, status = units["warnings"].combine_chunks(), units["status"].combine_chunks()
     going = pc.is_in(status, pa.array([None, str(Status.SKIPPED)], pa.string()))
     hit = pc.and_(pc.is_in(units["_unit"].combine_chunks(), lost), going)

@@ -139,12 +139,8 @@ class _Flow:
         place = self._place(shape)
         units = pc.unique(rows["unit"].combine_chunks())
         images = self._ledger.latest_images(self._name, units)
-        self._db.register("_r", rows)
-        self._db.register("_i", images)
         sql = "SELECT i.image FROM _r r LEFT JOIN _i i USING (unit, output, n) ORDER BY r.unit, r.output, r.n"
-        texts = query(self._db, sql)["image"].to_pylist()
-        self._db.unregister("_r")
-        self._db.unregister("_i")
+        texts = query(self._db, sql, _r=rows, _i=images)["image"].to_pylist()
         parsed = [json.loads(text) if text else {} for text in texts]
         also = dict.fromkeys(name for image in parsed for name in image)
         if place is None or not any(is_patch(image) for image in parsed):

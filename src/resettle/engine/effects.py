@@ -13,10 +13,10 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Action, Status
+from resettle.batch import Action, Status, set_column
 from resettle.connector import Target
 from resettle.engine.bodies import Copier
-from resettle.engine.decision import WRITTEN, Decided, Decision, set_column
+from resettle.engine.decision import WRITTEN, Decided, Decision
 from resettle.engine.statements import FlowShape, OutputShape
 from resettle.errors import RejectedError
 

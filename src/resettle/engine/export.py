@@ -88,7 +88,6 @@ def _lines(source: Source, dataset: str, options: Options) -> Iterator[tuple[lis
 
 
 def _as_json(database: duckdb.DuckDBPyConnection, rows: pa.Table) -> list[str]:
-    database.register("_rows", rows)
-    found: list[str] = query(database, "SELECT CAST(to_json(_rows) AS VARCHAR) AS j FROM _rows")["j"].to_pylist()
-    database.unregister("_rows")
+    sql = "SELECT CAST(to_json(_rows) AS VARCHAR) AS j FROM _rows"
+    found: list[str] = query(database, sql, _rows=rows)["j"].to_pylist()
     return found

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import MOST_BYTES, TROUBLE, Batch, Decode, Status
+from resettle.batch import MOST_BYTES, TROUBLE, Batch, Decode, Status, set_column
 from resettle.engine import shape as shaping
 from resettle.engine.fingerprint import key_hashes
 from resettle.engine.shape import NOTHING_SHAPED, Resolver, Settle, Shaped, Started
@@ -227,12 +227,9 @@ class Feed:
 
     def _hash(self, database: duckdb.DuckDBPyConnection, table: pa.Table) -> Hashes:
         places = [str(place) for place in range(table.num_columns)]  # DuckDB does not tell `Name` from `name`
-        database.register("_raw", table.rename_columns(places))
-        try:
-            names = literal("/" + ",".join(table.column_names))
-            found = query(database, f"SELECT hash({', '.join(map(quote, places))}, {names}) AS h FROM _raw")
-        finally:
-            database.unregister("_raw")
+        names = literal("/" + ",".join(table.column_names))
+        sql = f"SELECT hash({', '.join(map(quote, places))}, {names}) AS h FROM _raw"
+        found = query(database, sql, _raw=table.rename_columns(places))
         hashes: Hashes = found["h"].to_numpy().view(np.int64) ^ self._seed
         return hashes
 
@@ -242,12 +239,8 @@ class Feed:
 
     def _matching(self, database: duckdb.DuckDBPyConnection, decoded: pa.Table) -> Mask:
         assert self._where is not None
-        database.register("source", decoded)
-        try:
-            sql = f"SELECT coalesce(TRY(CAST(({self._where.sql}) AS BOOLEAN)), false) AS w FROM source"
-            found: Mask = run_tried(database, sql)["w"].to_numpy()
-        finally:
-            database.unregister("source")
+        sql = f"SELECT coalesce(TRY(CAST(({self._where.sql}) AS BOOLEAN)), false) AS w FROM source"
+        found: Mask = run_tried(database, sql, source=decoded)["w"].to_numpy()
         return found
 
     def _settle(self, raw: Hashes) -> tuple[Counter[str], Mask]:
@@ -299,7 +292,8 @@ class Feed:
         same = np.zeros(len(again), np.bool_)
         first = self._units.companions(units[again])
         same[places] = [first[int(units[at])] == int(raw[at]) for at in places]
-        rows = self._hold_repeats(rows, pa.array(again & ~same))
+        other = again & ~same
+        rows = self._hold_repeats(rows, pa.array(other)) if other.any() else rows
         return rows.filter(pa.array(~same)), int(same.sum())
 
     def _hold_twins(self, rows: pa.Table, known: Known) -> pa.Table:
@@ -328,8 +322,7 @@ class Feed:
         text = rows[TROUBLE].combine_chunks() if TROUBLE in rows.column_names else pa.nulls(len(other), pa.string())
         text = pc.if_else(other, "duplicate_unit|another record of this run has the same unit key", text)
         rows = rows.drop_columns([n for n in (TROUBLE,) if n in rows.column_names])
-        rows = rows.set_column(rows.column_names.index("_unit"), "_unit", units)
-        return rows.append_column(TROUBLE, text)
+        return set_column(rows, "_unit", units).append_column(TROUBLE, text)
 
     def _known(self, rows: pa.Table) -> Known:
         if not self._remembers or not rows.num_rows:
@@ -343,9 +336,7 @@ class Feed:
         times = pa.repeat(now, rows.num_rows)
         if known.units.num_rows:
             at = pc.index_in(rows["_unit"].combine_chunks(), known.units["unit"].combine_chunks())
-            self._db.register("_k", known.units)
-            first = query(self._db, "SELECT CAST(first_time AS TIMESTAMPTZ) AS t FROM _k")
-            self._db.unregister("_k")
+            first = query(self._db, "SELECT CAST(first_time AS TIMESTAMPTZ) AS t FROM _k", _k=known.units)
             times = pc.coalesce(first["t"].combine_chunks().take(at), times)
         whole = pc.multiply(pc.divide(times.cast(pa.int64()), 1000), 1000).cast(times.type)
         return rows.append_column("migration_time", whole)
@@ -363,7 +354,7 @@ def _keep_waived(shaped: Shaped, known: Known) -> Shaped:
     hit = pc.is_in(shaped.units["_unit"], waived)
     units = shaped.units
     for name, word in (("status", str(Status.SKIPPED)), ("reason", "waived")):
-        units = units.set_column(units.column_names.index(name), name, pc.if_else(hit, word, units[name]))
+        units = set_column(units, name, pc.if_else(hit, word, units[name]))
     outputs = (table.filter(pc.invert(pc.is_in(table["_unit"], waived))) for table in shaped.outputs)
     return Shaped(units, tuple(outputs), shaped.rows)
 

@@ -56,9 +56,7 @@ def join_key(texts: Sequence[str]) -> str:
 
 def key_hashes(connection: duckdb.DuckDBPyConnection, keys: pa.ChunkedArray) -> Hashes:
     """A 64-bit hash of each key text."""
-    connection.register("_h", pa.table({"k": keys}))
-    found = query(connection, "SELECT hash(k) AS h FROM _h")
-    connection.unregister("_h")
+    found = query(connection, "SELECT hash(k) AS h FROM _h", _h=pa.table({"k": keys}))
     hashes: Hashes = found["h"].to_numpy().view(np.int64)
     return hashes
 
@@ -96,12 +94,8 @@ def as_wire(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
 
 def fingerprints(connection: duckdb.DuckDBPyConnection, rows: pa.Table, columns: Sequence[Column]) -> pa.Array:
     """The fingerprint of each fetched row over ``columns`` (in that order)."""
-    connection.register("_rows", as_duckdb(rows, columns))
-    try:
-        found = query(connection, f"SELECT {fingerprint_sql(columns)} AS fp FROM _rows")
-    finally:
-        connection.unregister("_rows")
-    return found["fp"].combine_chunks()
+    sql = f"SELECT {fingerprint_sql(columns)} AS fp FROM _rows"
+    return query(connection, sql, _rows=as_duckdb(rows, columns))["fp"].combine_chunks()
 
 
 def differing(
@@ -109,14 +103,13 @@ def differing(
 ) -> list[list[str]]:
     """For each pair of rows the columns whose canonical values differ."""
     names = [column.name for column in columns]
-    connection.register("_a", as_duckdb(wanted.select(names), columns))
-    connection.register("_b", as_duckdb(found.select(names), columns))
     values = ", ".join(f"{canonical(column)} AS {quote(column.name)}" for column in columns)
     flags = ", ".join(f"a.{quote(name)} IS DISTINCT FROM b.{quote(name)}" for name in names)
-    found = query(
-        connection, f"SELECT {flags} FROM (SELECT {values} FROM _a) a POSITIONAL JOIN (SELECT {values} FROM _b) b"
+    told = query(
+        connection,
+        f"SELECT {flags} FROM (SELECT {values} FROM _a) a POSITIONAL JOIN (SELECT {values} FROM _b) b",
+        _a=as_duckdb(wanted.select(names), columns),
+        _b=as_duckdb(found.select(names), columns),
     )
-    connection.unregister("_a")
-    connection.unregister("_b")
-    rows = np.array([flag.to_numpy() for flag in found.columns]).T
+    rows = np.array([flag.to_numpy() for flag in told.columns]).T
     return [[name for name, flag in zip(names, row, strict=True) if flag] for row in rows]

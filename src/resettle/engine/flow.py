@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 
 from resettle.batch import Column, Schema
 from resettle.connector import Batching, Concurrent, Remembering, Source, Spelling, Target
@@ -100,7 +100,7 @@ class Options:
         return self.batch_size or BATCH
 
     def as_json(self) -> dict[str, object]:
-        plain = {"select": list(self.select), "where": self.where, "limit": self.limit}
+        plain = {"select": list(self.select), "where": self.where, "limit": self.limit, "fresh": self.fresh}
         return {key: value for key, value in plain.items() if value}
 
 
@@ -345,10 +345,10 @@ def _target_keys(
         found = ledger.target_keys(flow, named, units)
         number = ledger.numbers(flow, names)[names.index(named)]
         tables = foreseen.target_keys.get((flow, number), [])
-        if tables:
+        if tables:  # what this run decided of a unit counts, whatever was remembered before
             coming = pa.concat_tables(tables)
-            coming = coming.filter(pa.compute.is_in(coming["unit"], units))
-            coming = coming.filter(pa.compute.invert(pa.compute.is_in(coming["unit"], found["unit"].combine_chunks())))
+            coming = coming.filter(pc.is_in(coming["unit"], units))
+            found = found.filter(pc.invert(pc.is_in(found["unit"], coming["unit"].combine_chunks())))
             found = pa.concat_tables([found, coming.cast(found.schema)])
         return found
 

@@ -51,17 +51,13 @@ def with_known(connection: duckdb.DuckDBPyConnection, images: pa.Table, known: p
         " 'shape', k.shape, 'reused', k.reused = 1) AS VARCHAR) END"
     )
     comma = "CASE WHEN i.image = '{}' THEN '' ELSE ',' END"
-    connection.register("_i", images)
-    connection.register("_k", known)
-    try:
-        return query(
-            connection,
-            f"SELECT i.* REPLACE (left(i.image, -1) || {comma} || '{json.dumps(KNOWN)}:' || {remembered} || '}}'"
-            " AS image) FROM _i i LEFT JOIN _k k ON k.unit = i.unit AND k.n = i.n",
-        )
-    finally:
-        connection.unregister("_i")
-        connection.unregister("_k")
+    return query(
+        connection,
+        f"SELECT i.* REPLACE (left(i.image, -1) || {comma} || '{json.dumps(KNOWN)}:' || {remembered} || '}}'"
+        " AS image) FROM _i i LEFT JOIN _k k ON k.unit = i.unit AND k.n = i.n",
+        _i=images,
+        _k=known,
+    )
 
 
 def texts(
@@ -71,12 +67,9 @@ def texts(
     if not columns:
         return {}
     form = text_sql if exact else canonical
-    connection.register("_t", as_duckdb(rows.select([column.name for column in columns]), columns))
-    try:
-        picked = ", ".join(f"{form(column)} AS {quote(column.name)}" for column in columns)
-        found = query(connection, f"SELECT {picked} FROM _t")
-    finally:
-        connection.unregister("_t")
+    picked = ", ".join(f"{form(column)} AS {quote(column.name)}" for column in columns)
+    rows = as_duckdb(rows.select([column.name for column in columns]), columns)
+    found = query(connection, f"SELECT {picked} FROM _t", _t=rows)
     return {column.name: found[column.name].to_pylist() for column in columns}
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Action, Column, ForeignKey
+from resettle.batch import Action, Column, ForeignKey, set_column
 from resettle.connector import Target
-from resettle.engine.decision import NEW, TAKING, WRITTEN, Foreseen, holds, set_column
+from resettle.engine.decision import NEW, SETTING, TAKING, WRITTEN, Foreseen, holds
 from resettle.engine.fingerprint import as_wire, key_hashes
+from resettle.engine.places import places_of
 from resettle.engine.present import keyed
 from resettle.engine.statements import FlowShape, OutputShape
 from resettle.engine.uniques import Hashes
@@ -131,7 +132,11 @@ class Links:
         return pa.array(coming)
 
     def new_keys(self, output: OutputShape, rows: pa.Table) -> dict[tuple[str, ...], Hashes]:
-        """Hashes of the keys that rows take, and, of rows to create, of those at which foreign keys point."""
+        """Hashes of the keys that rows take, and, of rows to create, of those at which foreign keys point; of patches
+        what they set."""
+        if output.patch:
+            sets = rows.filter(pc.is_in(rows["_action"], SETTING))
+            return {output.key_names: np.empty(0, np.int64), **places_of(self._db, output, sets).hashes()}
         new = pc.is_in(rows["_action"], NEW)
         takes = new
         if not output.match:

@@ -12,7 +12,7 @@ import pyarrow.csv
 from resettle.connector import Source
 from resettle.errors import MappingError
 from resettle.mapping.columns import quote
-from resettle.mapping.functions import query, register
+from resettle.mapping.functions import query, register, relations
 from resettle.mapping.load import Migration, suggest
 from resettle.mapping.sql import Parsed, SqlError, first_line, meant, parse_expression
 from resettle.middleware.readahead import batches, plainly
@@ -79,9 +79,8 @@ class Lookups:
         for name in self.needed(names):
             table, pick = quote(f"_lookup_{name}"), self._migration.file.lookups[name].pick
             for rows in self._rows(name):
-                self._db.register("_l", rows)
-                self._db.execute(f"INSERT INTO {table} SELECT DISTINCT k, v FROM _l WHERE k IS NOT NULL")
-                self._db.unregister("_l")
+                with relations(self._db, _l=rows):
+                    self._db.execute(f"INSERT INTO {table} SELECT DISTINCT k, v FROM _l WHERE k IS NOT NULL")
             chosen = f"_k, {pick}(_v) AS _v FROM {table} GROUP BY _k" if pick else f"DISTINCT _k, _v FROM {table}"
             self._db.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT {chosen}")
             count, keys, digest = self._db.execute(
@@ -119,24 +118,21 @@ class Lookups:
         lookup = self._migration.file.lookups[name]
         key, value = (self._expression(name, at) for at in ("key", "value"))
         names = list(dict.fromkeys(column for _, column, _ in (*key.columns, *value.columns)))
-        self._db.register("_rows", pa.schema([(column, pa.string()) for column in names]).empty_table())
-        wanted = not names or self._may_ask(key.sql, "_rows")
-        self._db.unregister("_rows")
+        with relations(self._db, _rows=pa.schema([(column, pa.string()) for column in names]).empty_table()):
+            wanted = not names or self._may_ask(key.sql, "_rows")
         if not wanted:
             return  # a variable of the migration has decided that every key is null
         for rows in self._batches(name, names):
-            self._db.register("source", rows)
             try:
                 yield query(
                     self._db,
                     f"SELECT CAST({key.sql} AS VARCHAR) AS k, CAST({value.sql} AS VARCHAR) AS v FROM source",
+                    source=rows,
                 )
             except duckdb.Error as error:
                 place = self._migration.place("lookups", name)
                 said = f"lookup `{name}` from {lookup.from_ or lookup.file}: {first_line(error)}"
                 raise MappingError(place, said) from None
-            finally:
-                self._db.unregister("source")
 
     def _batches(self, name: str, names: list[str]) -> Iterator[pa.Table]:
         lookup = self._migration.file.lookups[name]

@@ -154,7 +154,5 @@ def _records(
         rows = batch.decode(batch.table, list(shape.needs))
         rows = rows.drop_columns([TROUBLE]) if TROUBLE in rows.column_names else rows
         keys = unit_keys(database, shape, rows)
-        database.register("source", rows.append_column("_unit", keys))
-        names = run_tried(database, f"SELECT {label} AS label FROM source")["label"].combine_chunks()
-        database.unregister("source")
-        yield keys, names
+        names = run_tried(database, f"SELECT {label} AS label FROM source", source=rows.append_column("_unit", keys))
+        yield keys, names["label"].combine_chunks()

@@ -180,7 +180,7 @@ def _is(found: str, wanted: str) -> bool:
 def _differ(
     connection: duckdb.DuckDBPyConnection, columns: list[Column], rows: pa.Table, present: pa.Table, at: pa.Array
 ) -> list[bool]:
-    ours, theirs = (fingerprints(connection, table, columns).cast(pa.binary()) for table in (rows, present))
+    ours, theirs = (fingerprints(connection, table, columns) for table in (rows, present))
     found: list[bool] = pc.fill_null(pc.not_equal(ours, theirs.take(at)), True).to_pylist()
     return found
 

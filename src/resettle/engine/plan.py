@@ -121,16 +121,14 @@ def decision_hashes(database: duckdb.DuckDBPyConnection, decision: Decision) -> 
             for made in decision.outputs
         ]
     )
-    database.register("_units", decision.units)
-    database.register("_actions", actions)
     found = query(
         database,
         "SELECT hash(u._unit, u._raw, u.status, u.reason, a.actions) AS h FROM _units u LEFT JOIN"
         " (SELECT _unit, string_agg(_action, ',' ORDER BY o, _n) AS actions FROM _actions GROUP BY _unit) a"
         " ON a._unit = u._unit",
+        _units=decision.units,
+        _actions=actions,
     )
-    database.unregister("_units")
-    database.unregister("_actions")
     hashes: Hashes = found["h"].to_numpy().view(np.int64)
     return hashes
 

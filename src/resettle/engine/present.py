@@ -27,12 +27,8 @@ def keyed_rows(
     shapes: Mapping[int, tuple[str, ...]],
 ) -> pa.Table:
     """_at, _key, _fp and _left (still as we left it) of the fetched rows."""
-    connection.register("_p", as_duckdb(present, output.schema.columns))
-    keys = query(
-        connection,
-        f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p",
-    )
-    connection.unregister("_p")
+    sql = f"SELECT {key_sql(output.key)} AS _key, {fingerprint_sql(output.columns)} AS _fp FROM _p"
+    keys = query(connection, sql, _p=as_duckdb(present, output.schema.columns))
     keys = keys.append_column("_at", pa.array(np.arange(present.num_rows)))
     left = [
         _left(connection, output, present, keys, matched.filter(pc.field("shape") == shape), wanted, names)
@@ -44,11 +40,8 @@ def keyed_rows(
 
 def keyed(connection: duckdb.DuckDBPyConnection, rows: pa.Table, key: Sequence[Column]) -> pa.Table:
     """The rows with their key as text, _key."""
-    connection.register("_p", as_duckdb(rows.select([column.name for column in key]), key))
-    try:
-        return rows.append_column("_key", query(connection, f"SELECT {key_sql(key)} AS k FROM _p")["k"])
-    finally:
-        connection.unregister("_p")
+    keys = as_duckdb(rows.select([column.name for column in key]), key)
+    return rows.append_column("_key", query(connection, f"SELECT {key_sql(key)} AS k FROM _p", _p=keys)["k"])
 
 
 def with_updates(
@@ -64,22 +57,17 @@ def with_updates(
     at = pc.if_else(update, rows["_present"], pa.scalar(None, pa.int64())).combine_chunks()
     there = present.take(at) if present.num_rows else pa.nulls(rows.num_rows)
     columns = [column for column in output.schema.columns if column.name in present.column_names]
-    connection.register("_r", as_duckdb(rows.select(list(output.names)), output.columns))
-    connection.register("_p", as_duckdb(there, columns) if present.num_rows else pa.table({"nothing": there}))
     target = struct_of(columns, null=not present.num_rows)
     # in a struct, because a value that is null is not one that cannot be made
     tried = ", ".join(
         f"TRY(struct_pack(v := {parsed.sql})) AS {quote('_upd_' + name)}" for name, parsed in output.updates.items()
     )
-    try:
-        found = run_tried(
-            connection,
-            f"SELECT {tried} FROM"
-            f" (SELECT r.*, p.target FROM _r r POSITIONAL JOIN (SELECT {target} AS target FROM _p) p)",
-        )
-    finally:
-        connection.unregister("_r")
-        connection.unregister("_p")
+    found = run_tried(
+        connection,
+        f"SELECT {tried} FROM (SELECT r.*, p.target FROM _r r POSITIONAL JOIN (SELECT {target} AS target FROM _p) p)",
+        _r=as_duckdb(rows.select(list(output.names)), output.columns),
+        _p=as_duckdb(there, columns) if present.num_rows else pa.table({"nothing": there}),
+    )
     for name in output.updates:
         value = found[f"_upd_{name}"]
         rows = rows.append_column(f"_upd_{name}", pc.struct_field(value, [0]))
@@ -104,23 +92,14 @@ def _left(
     gained = [column for column in output.columns if column.name not in names]
     now = keys.append_column("now", fingerprints(connection, present, columns))
     theirs, ours = _extra(connection, present, gained), _extra(connection, wanted, gained)
-    tables = {
-        "_p": now.append_column("more", theirs),
-        "_k": matched,
-        "_w": wanted.select(["_at", "_key"]).append_column("more", ours),
-    }
-    for name, table in tables.items():
-        connection.register(name, table)
-    try:
-        found = query(
-            connection,
-            "SELECT p._at FROM _k k JOIN _w w ON w._at = k._at JOIN _p p ON p._key = w._key AND p.now = k.fp"
-            " WHERE p.more IS NULL OR p.more = w.more",
-        )
-    finally:
-        for name in tables:
-            connection.unregister(name)
-    return found["_at"].combine_chunks()
+    return query(
+        connection,
+        "SELECT p._at FROM _k k JOIN _w w ON w._at = k._at JOIN _p p ON p._key = w._key AND p.now = k.fp"
+        " WHERE p.more IS NULL OR p.more = w.more",
+        _p=now.append_column("more", theirs),
+        _k=matched,
+        _w=wanted.select(["_at", "_key"]).append_column("more", ours),
+    )["_at"].combine_chunks()
 
 
 def _extra(connection: duckdb.DuckDBPyConnection, rows: pa.Table, columns: Sequence[Column]) -> pa.Array:
@@ -129,4 +108,4 @@ def _extra(connection: duckdb.DuckDBPyConnection, rows: pa.Table, columns: Seque
         return pa.nulls(rows.num_rows, pa.binary())
     filled = [pc.is_valid(rows[column.name]).combine_chunks() for column in columns]
     some = functools.reduce(pc.or_, filled)
-    return pc.if_else(some, fingerprints(connection, rows, columns).cast(pa.binary()), pa.scalar(None, pa.binary()))
+    return pc.if_else(some, fingerprints(connection, rows, columns), pa.scalar(None, pa.binary()))

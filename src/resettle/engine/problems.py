@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Column
+from resettle.batch import Column, set_column
 from resettle.engine.statements import OutputShape
 from resettle.mapping.columns import literal
 from resettle.mapping.functions import run_tried
@@ -26,20 +26,17 @@ def problems_of(connection: duckdb.DuckDBPyConnection, output: OutputShape, bad:
     kinds = {column.name: column for column in output.schema.columns}
     # Under names that no source column has, so that an expression's `_n` stays the source's.
     bad = bad.select(["_unit", "_n", "_problem"]).rename_columns(["_unit_of", "_n_of", "_problem"])
-    connection.register("_bad", bad)
     arms = " ".join(
         f"WHEN {literal('cast|' + name)} THEN {_value_class(f'TRY(CAST(({sql}) AS VARCHAR))')}"
         for name, sql in output.plain.items()
     )
     classes = f"CASE _problem {arms} END" if arms else "CAST(NULL AS VARCHAR)"
-    try:
-        rows = run_tried(
-            connection,
-            f"SELECT source._unit AS unit, _problem, {classes} AS class FROM _bad JOIN base AS source"
-            " ON source._unit = _bad._unit_of AND source._n = _bad._n_of",
-        )
-    finally:
-        connection.unregister("_bad")
+    rows = run_tried(
+        connection,
+        f"SELECT source._unit AS unit, _problem, {classes} AS class FROM _bad JOIN base AS source"
+        " ON source._unit = _bad._unit_of AND source._n = _bad._n_of",
+        _bad=bad,
+    )
     split = [problem.partition("|") for problem in rows["_problem"].to_pylist()]
     details = [
         f"{output.dataset}.{_explain(reason, kinds[name], value_class)}"
@@ -91,6 +88,6 @@ def hold(units: pa.Table, outputs: Sequence[pa.Table], problems: pa.Table) -> tu
         "detail": pc.if_else(hit, first["detail_first"].combine_chunks().take(at), units["detail"]),
     }
     for name, column in changed.items():
-        units = units.set_column(units.column_names.index(name), name, column)
+        units = set_column(units, name, column)
     keep = first["unit"].combine_chunks()
     return units, [table.filter(pc.invert(pc.is_in(table["_unit"], keep))) for table in outputs]

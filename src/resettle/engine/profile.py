@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from resettle.batch import TROUBLE
 from resettle.connector import Source
 from resettle.engine.flow import Options
 from resettle.mapping.columns import quote
-from resettle.mapping.functions import connect, query
+from resettle.mapping.functions import connect, query, relations
 from resettle.middleware.readahead import batches, plainly
 
 SHOWN = 20
@@ -80,12 +79,13 @@ def profile(source: Source, dataset: str, options: Options) -> DatasetProfile:
         if TROUBLE in rows.column_names:
             made.undecodable += rows.num_rows - rows[TROUBLE].null_count
         for column in made.columns.values():
-            _classify(database, rows, column)
+            with relations(database, _rows=rows.select([column.name])):
+                _classify(database, column)
     return made
 
 
-def _classify(database: duckdb.DuckDBPyConnection, rows: pa.Table, column: Profiled) -> None:
-    database.register("_rows", rows.select([column.name]))
+def _classify(database: duckdb.DuckDBPyConnection, column: Profiled) -> None:
+    """Count the values of a column of `_rows`."""
     text = f"CAST({quote(column.name)} AS VARCHAR)"
     classes = query(
         database,
@@ -102,4 +102,3 @@ def _classify(database: duckdb.DuckDBPyConnection, rows: pa.Table, column: Profi
         column.many = len(column.values) > SHOWN
         if column.many:
             column.values.clear()
-    database.unregister("_rows")

@@ -48,6 +48,8 @@ _IMAGES = pa.schema(
 )
 
 
+_LEFT_BEHIND = pa.schema([("unit", pa.string()), ("output", pa.int16()), ("n", pa.int32()), ("behind", pa.int32())])
+
 _NOTED = pa.array([str(status) for status in (Status.HELD, Status.SKIPPED, Status.FAILED, Status.PARTIAL)])
 _LEFT = pa.array([str(Action.REUSE)])
 _UNTOUCHED = pa.array([str(Action.REUSE), str(Action.UNCHANGED)])
@@ -85,7 +87,33 @@ def record_of(
         _units(decision, prepared),
         _concat(images, _IMAGES),
         _touched(decision, prepared),
+        _left_behind(connection, shape, decision, prepared),
     )
+
+
+def _left_behind(
+    connection: duckdb.DuckDBPyConnection, shape: FlowShape, decision: Decision, prepared: Prepared
+) -> pa.Table:
+    """Rows of natural keys that units no longer have, numbered before those that they make now: they go behind them."""
+    found = [_LEFT_BEHIND.empty_table()]
+    for output, made in zip(shape.outputs, decision.outputs, strict=True):
+        known = prepared.known.rows
+        if not output.settles or not known.num_rows or not made.rows.num_rows:
+            continue
+        left = query(
+            connection,
+            "WITH now AS (SELECT _unit AS unit, min(_n) AS low, max(_n) AS top FROM _m GROUP BY ALL),"
+            " old AS (SELECT unit, output, n FROM _k WHERE output = $output), tops AS"
+            " (SELECT unit, max(n) AS top FROM old GROUP BY ALL) SELECT o.unit, o.output, o.n,"
+            " greatest(now.top, tops.top) + row_number() OVER (PARTITION BY o.unit ORDER BY o.n) AS behind"
+            " FROM old o JOIN now USING (unit) JOIN tops USING (unit)"
+            " ANTI JOIN _m m ON m._unit = o.unit AND m._n = o.n WHERE o.n < now.low",
+            {"output": made.number},
+            _m=made.rows.select(["_unit", "_n"]),
+            _k=known.select(["unit", "output", "n"]),
+        )
+        found.append(left.cast(_LEFT_BEHIND))
+    return pa.concat_tables(found)
 
 
 def _touched(decision: Decision, prepared: Prepared) -> pa.Table:
@@ -155,11 +183,10 @@ def _created(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: D
 def _minted(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided) -> pa.Array:
     if not output.minted:
         return pa.nulls(made.rows.num_rows, pa.string())
-    connection.register("_m", as_duckdb(made.rows.select(list(output.minted)), output.columns))
+    minted = as_duckdb(made.rows.select(list(output.minted)), output.columns)
     fields = ", ".join(f"{literal(name)}, CAST({quote(name)} AS VARCHAR)" for name in output.minted)
-    found = query(connection, f"SELECT CAST(json_object({fields}) AS VARCHAR) AS m FROM _m")
-    connection.unregister("_m")
-    return found["m"].combine_chunks()
+    sql = f"SELECT CAST(json_object({fields}) AS VARCHAR) AS m FROM _m"
+    return query(connection, sql, _m=minted)["m"].combine_chunks()
 
 
 def _changed(made: Decided, rows: pa.Table) -> pa.Table:
@@ -181,33 +208,28 @@ def _images(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: De
     else:
         names = [*output.names, *output.updates]
         columns = [column for name in names if (column := output.schema.column(name))]
-        connection.register("_p", as_duckdb(made.present, columns))
-        connection.register("_u", rows.select(["_unit", "_n", "_key"]))
         found = query(
             connection,
             f"SELECT u._unit AS unit, u._n AS n, u._key AS target_key, {image_sql(columns, 'p')} AS image"
             " FROM _u u JOIN _p p ON p._key = u._key",
+            _p=as_duckdb(made.present, columns),
+            _u=rows.select(["_unit", "_n", "_key"]),
         )
-        connection.unregister("_p")
-        connection.unregister("_u")
     return found
 
 
 def _left(connection: duckdb.DuckDBPyConnection, rows: pa.Table, known: pa.Table) -> pa.Table:
     """Images of no column, where only what is remembered changes: of rows that are left to their owners from now on,
     and of those that somebody else had changed to what the record says now."""
-    connection.register("_u", rows.select(["_unit", "_n", "_key", "_fp", "_action"]))
-    connection.register("_k", known)
-    found = query(
+    return query(
         connection,
         "SELECT u._unit AS unit, u._n AS n, u._key AS target_key, '{}' AS image FROM _u u JOIN _k k"
         " ON k.unit = u._unit AND k.n = u._n"
         " WHERE CASE u._action WHEN 'reuse' THEN k.reused = 0 OR k.fp IS DISTINCT FROM u._fp"
         " ELSE k.fp IS NOT NULL AND k.fp <> u._fp END",  # without a fingerprint it is an intent, confirmed now
+        _u=rows.select(["_unit", "_n", "_key", "_fp", "_action"]),
+        _k=known,
     )
-    connection.unregister("_u")
-    connection.unregister("_k")
-    return found
 
 
 def _with_known(connection: duckdb.DuckDBPyConnection, images: pa.Table, made: Decided, known: pa.Table) -> pa.Table:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Kind
+from resettle.batch import Kind, set_column
 from resettle.connector import Target
 from resettle.engine.alternate import keyed_again
 from resettle.engine.fingerprint import as_duckdb, as_wire, fingerprint_sql, key_sql
@@ -115,8 +115,6 @@ def renumbered(connection: duckdb.DuckDBPyConnection, rows: pa.Table, known: pa.
     """
     if not known.num_rows:
         return rows
-    connection.register("_w", rows.select(["_unit", "_n", "_key"]).append_column("_at", pa.array(range(rows.num_rows))))
-    connection.register("_k", known.select(["unit", "n", "target_key"]))
     found = query(
         connection,
         """
@@ -127,19 +125,16 @@ def renumbered(connection: duckdb.DuckDBPyConnection, rows: pa.Table, known: pa.
         FROM w LEFT JOIN k ON k.unit = w._unit AND k.target_key = w._key AND k.nth = w.nth
         LEFT JOIN top ON top.unit = w._unit ORDER BY w._at
         """,
+        _w=rows.select(["_unit", "_n", "_key"]).append_column("_at", pa.array(np.arange(rows.num_rows))),
+        _k=known.select(["unit", "n", "target_key"]),
     )
-    connection.unregister("_w")
-    connection.unregister("_k")
-    return rows.set_column(rows.column_names.index("_n"), "_n", found["n"].cast(pa.int64()))
+    return set_column(rows, "_n", found["n"].cast(pa.int64()))
 
 
 def natural_keys(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: pa.Table) -> pa.Array:
-    names = [column.name for column in output.match]
-    connection.register("_n", as_duckdb(rows.select(names), output.match))
-    try:
-        return query(connection, f"SELECT {fingerprint_sql(output.match)} AS nk FROM _n")["nk"].combine_chunks()
-    finally:
-        connection.unregister("_n")
+    natural = as_duckdb(rows.select([column.name for column in output.match]), output.match)
+    sql = f"SELECT {fingerprint_sql(output.match)} AS nk FROM _n"
+    return query(connection, sql, _n=natural)["nk"].combine_chunks()
 
 
 def _chosen(
@@ -152,19 +147,14 @@ def _chosen(
 ) -> tuple[pa.Table, pa.Table | None]:
     prefer = rows["_prefer"] if "_prefer" in rows.column_names else pa.nulls(rows.num_rows, pa.string())
     wanted = rows.select(["_unit", "_n", "_key", NATURAL]).append_column("_prefer", prefer)
-    tables = {
-        "_w": wanted.append_column("_at", pa.array(np.arange(rows.num_rows))),
-        "_h": had,
-        "_m": made.select([NATURAL, "key"]),
-        "_c": candidates,
-    }
-    for name, table in tables.items():
-        connection.register(name, table)
-    try:
-        found = query(connection, _SQL)
-    finally:
-        for name in tables:
-            connection.unregister(name)
+    found = query(
+        connection,
+        _SQL,
+        _w=wanted.append_column("_at", pa.array(np.arange(rows.num_rows))),
+        _h=had,
+        _m=made.select([NATURAL, "key"]),
+        _c=candidates,
+    )
     rows = _under(connection, output, rows, found["key"]).append_column("_there", found["there"])
     refused = pc.is_valid(found["why"])
     if not pc.any(refused).as_py():
@@ -183,15 +173,13 @@ def _under(
     if not pc.any(other).as_py():
         return rows
     (column,) = output.key
-    connection.register("_t", pa.table({"t": keys.filter(other)}))
-    found = query(connection, f"SELECT CAST(t AS {DUCKDB[column.kind]}) AS {quote(column.name)} FROM _t")
-    connection.unregister("_t")
+    sql = f"SELECT CAST(t AS {DUCKDB[column.kind]}) AS {quote(column.name)} FROM _t"
+    found = query(connection, sql, _t=pa.table({"t": keys.filter(other)}))
     value = as_wire(found, [column])[column.name]
-    moved = rows.filter(other)
-    moved = keyed_again(connection, output, moved.set_column(moved.column_names.index(column.name), column.name, value))
+    moved = keyed_again(connection, output, set_column(rows.filter(other), column.name, value))
     for name in (column.name, "_key", "_fp"):
         merged = pc.replace_with_mask(rows[name].combine_chunks(), other, moved[name].combine_chunks())
-        rows = rows.set_column(rows.column_names.index(name), name, merged)
+        rows = set_column(rows, name, merged)
     return rows
 
 
@@ -208,15 +196,11 @@ def _candidates(
     found = []
     for keys in _keys(output, rows):
         there = as_wire(target.fetch(output.dataset, keys, wanted, lock=lock).select(wanted), columns)
-        connection.register("_there", as_duckdb(there, columns))
-        try:
-            said = run_tried(
-                connection,
-                f"SELECT {fingerprint_sql(output.match)} AS _nk, {key_sql(output.key)} AS key, {why} AS why"
-                " FROM _there",
-            )
-        finally:
-            connection.unregister("_there")
+        said = run_tried(
+            connection,
+            f"SELECT {fingerprint_sql(output.match)} AS _nk, {key_sql(output.key)} AS key, {why} AS why FROM _there",
+            _there=as_duckdb(there, columns),
+        )
         found.append(said.cast(_CANDIDATES))
     return pa.concat_tables(found) if found else _CANDIDATES.empty_table()
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import TROUBLE, Kind
+from resettle.batch import TROUBLE, Kind, set_column
 from resettle.engine.fingerprint import as_duckdb, as_wire
 from resettle.engine.problems import failed, hold, problems_of
 from resettle.engine.spelling import Spelt, as_stored, as_they_are
@@ -22,7 +22,7 @@ from resettle.engine.statements import FlowShape, OutputShape, struct_sql
 from resettle.engine.uuids import from_text
 from resettle.errors import ConfigError
 from resettle.mapping.columns import literal, quote
-from resettle.mapping.functions import query, run_tried
+from resettle.mapping.functions import query, relations, run_tried
 
 Ids = Callable[[int], pa.Array]
 """``ids(n)``: n fresh uuids as 16-byte values."""
@@ -110,7 +110,7 @@ class Resolver:
 def unit_keys(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table) -> pa.Array:
     """The unit key of each source row; null where it has none."""
     plain, tried = (f"SELECT {sql} AS u FROM source" for sql in (shape.unit_sql, f"TRY({shape.unit_sql})"))
-    return _tried(connection, "source", rows, plain, tried)["u"].combine_chunks()
+    return _tried(connection, plain, tried, source=rows)["u"].combine_chunks()
 
 
 def start(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Table, resolver: Resolver) -> Started:
@@ -163,7 +163,7 @@ def _leave_out(
     if not shape.row_rules_sql:
         none = pa.nulls(source.num_rows, pa.string())
         return source, pa.table({"_unit": source["_unit"], "skip": none, "wait": none, "row": none}), []
-    found = _tried(connection, "source", source, shape.row_rules_sql, shape.row_rules_try_sql or "")
+    found = _tried(connection, shape.row_rules_sql, shape.row_rules_try_sql or "", source=source)
     wait = pc.if_else(pc.is_valid(found["skip"]), pa.scalar(None, pa.string()), found["hold"])
     named = found["row"] if "row" in found.column_names else source["_n"].cast(pa.string())
     exploded = pa.table({"_unit": source["_unit"], "skip": found["skip"], "wait": wait, "row": named})
@@ -172,15 +172,12 @@ def _leave_out(
     return source.filter(pc.and_(pc.is_null(found["skip"]), pc.is_null(wait))), exploded, problems
 
 
-def _tried(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table, sql: str, tried: str) -> pa.Table:
+def _tried(connection: duckdb.DuckDBPyConnection, sql: str, tried: str, /, **rows: pa.Table) -> pa.Table:
     """The answer of a statement over ``rows``, or of its tried form where it fails on one of them."""
-    connection.register(name, rows)
     try:
-        return query(connection, sql)
+        return query(connection, sql, **rows)
     except duckdb.Error:
-        return run_tried(connection, tried)
-    finally:
-        connection.unregister(name)
+        return run_tried(connection, tried, **rows)
 
 
 def _skip_rowless(units: pa.Table, outputs: Sequence[pa.Table], exploded: pa.Table) -> pa.Table:
@@ -197,7 +194,7 @@ def _skip_rowless(units: pa.Table, outputs: Sequence[pa.Table], exploded: pa.Tab
     why = pc.if_else(had_rows, "rows_skipped", "no_rows").combine_chunks()
     for name, word in (("status", "skipped"), ("reason", why)):
         changed = pc.if_else(rowless, word, units[name].combine_chunks())
-        units = units.set_column(units.column_names.index(name), name, changed)
+        units = set_column(units, name, changed)
     return units
 
 
@@ -206,7 +203,7 @@ def _rules(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Tab
     none = pa.nulls(count, pa.string())
     status, reason, detail, warnings = none, none, none, none
     if shape.rules_sql:
-        found = _tried(connection, "source", rows, shape.rules_sql, shape.rules_try_sql or "")
+        found = _tried(connection, shape.rules_sql, shape.rules_try_sql or "", source=rows)
         skip, hold, bad = (found[name].combine_chunks() for name in ("skip", "hold", "bad"))
         held = pc.or_(pc.is_valid(hold), pc.is_valid(bad))
         status = pc.if_else(pc.is_valid(skip), "skipped", pc.if_else(held, "held", none))
@@ -247,11 +244,7 @@ def _explode(connection: duckdb.DuckDBPyConnection, sql: str, source: pa.Table) 
 
 def _exploded(connection: duckdb.DuckDBPyConnection, sql: str, source: pa.Table) -> pa.Table:
     """The query's rows; those of one unit are numbered in the order the query gives them."""
-    connection.register("source", source)
-    try:
-        found = query(connection, sql)
-    finally:
-        connection.unregister("source")
+    found = query(connection, sql, source=source)
     found = found.drop_columns([name for name in ("_n", "_raw") if name in found.column_names])
     return found.append_column("_n", _ordinals(found["_unit"]))
 
@@ -283,25 +276,15 @@ def _output(
     output, problems = shape.outputs[number], list[pa.Table]()
     if output.rows_sql:
         source, problems = _explode(connection, output.rows_sql, source)
-    names = ["base"]
     base = _beside(connection, source, output, shape.outputs, done)
     if output.statements.when:
-        kept = _tried(connection, "base", base, output.statements.when, output.statements.when_tried or "")
+        kept = _tried(connection, output.statements.when, output.statements.when_tried or "", base=base)
         if pc.any(kept["_bad"]).as_py():
             problems.append(failed(base.filter(kept["_bad"]), "when"))
         base = base.filter(kept["_keep"])
     if output.minted:
         base = _mint(connection, output, number, base, resolver)
-    connection.register("base", base)
-    try:
-        for index, (flow, ref_output, on) in enumerate(output.refs):
-            pointed = f"SELECT DISTINCT TRY({on}) AS u FROM base AS source"
-            storable = "NOT contains(CAST(u AS VARCHAR), chr(0))"  # no unit is called otherwise, and no ledger takes it
-            asked = run_tried(connection, f"SELECT u FROM ({pointed}) WHERE {storable}")["u"]
-            found = resolver.target_keys(flow, ref_output, asked.combine_chunks().drop_null())
-            # Under names that no source column has, so that an expression's `unit` stays the source's.
-            connection.register(f"_ref{index}", found.rename_columns(["_unit_of", "_target_key"]))
-            names.append(f"_ref{index}")
+    with relations(connection, base=base, **_pointed_at(connection, output, base, resolver)):
         try:
             shaped = _with_uuids(connection, output) or query(connection, output.statements.sql)
         except duckdb.Error:
@@ -309,13 +292,25 @@ def _output(
         fine = pc.is_null(shaped["_problem"])
         if not pc.all(fine).as_py():
             problems.append(problems_of(connection, output, shaped.filter(pc.invert(fine))))
-    finally:
-        for name in names:
-            connection.unregister(name)
     shaped = as_wire(shaped.drop_columns(["_problem"]), output.written)
     shaped, bad = as_stored(connection, output, shaped, fine, resolver.spelt)
     problems += bad
     return shaped.filter(fine) if output.settles else shaped, problems
+
+
+def _pointed_at(
+    connection: duckdb.DuckDBPyConnection, output: OutputShape, base: pa.Table, resolver: Resolver
+) -> dict[str, pa.Table]:
+    """The target keys of what the output's rows refer to, by the name under which its statement joins them."""
+    pointed = {}
+    for index, (flow, ref_output, on) in enumerate(output.refs):
+        distinct = f"SELECT DISTINCT TRY({on}) AS u FROM base AS source"
+        storable = "NOT contains(CAST(u AS VARCHAR), chr(0))"  # no unit is called otherwise, and no ledger takes it
+        asked = run_tried(connection, f"SELECT u FROM ({distinct}) WHERE {storable}", base=base)["u"]
+        found = resolver.target_keys(flow, ref_output, asked.combine_chunks().drop_null())
+        # Under names that no source column has, so that an expression's `unit` stays the source's.
+        pointed[f"_ref{index}"] = found.rename_columns(["_unit_of", "_target_key"])
+    return pointed
 
 
 def _with_uuids(connection: duckdb.DuckDBPyConnection, output: OutputShape) -> pa.Table | None:
@@ -328,7 +323,7 @@ def _with_uuids(connection: duckdb.DuckDBPyConnection, output: OutputShape) -> p
             values = from_text(shaped[column.name])
             if values is None:
                 return None
-            shaped = shaped.set_column(shaped.column_names.index(column.name), column.name, values)
+            shaped = set_column(shaped, column.name, values)
     return shaped
 
 
@@ -346,11 +341,9 @@ def _beside(
     named = [(other, table) for other, table in zip(earlier, done, strict=False) if other.name in output.beside]
     if not named:
         return source
-    joins, columns, names = [], [], ["_s"]
-    connection.register("_s", source)
+    joins, columns, tables = [], [], {"_s": source}
     for index, (other, table) in enumerate(named):
-        connection.register(f"_o{index}", as_duckdb(table, other.written))
-        names.append(f"_o{index}")
+        tables[f"_o{index}"] = as_duckdb(table, other.written)
         struct = f"SELECT _unit, _n, {struct_sql(other)} AS v FROM _o{index}"
         joins.append(f"LEFT JOIN ({struct}) e{index} ON e{index}._unit = _s._unit AND e{index}._n = _s._n")
         value = f"e{index}.v"
@@ -358,12 +351,7 @@ def _beside(
             joins.append(f"LEFT JOIN ({struct}) f{index} ON f{index}._unit = _s._unit AND f{index}._n = 0")
             value = f"coalesce(e{index}.v, f{index}.v)"
         columns.append(f"{value} AS {quote(other.name)}")
-    try:
-        found: pa.Table = query(connection, f"SELECT _s.*, {', '.join(columns)} FROM _s {' '.join(joins)}")
-    finally:
-        for name in names:
-            connection.unregister(name)
-    return found
+    return query(connection, f"SELECT _s.*, {', '.join(columns)} FROM _s {' '.join(joins)}", **tables)
 
 
 def _mint(
@@ -379,16 +367,12 @@ def _mint(
     for name in output.minted:
         fresh = pa.ExtensionArray.from_storage(pa.uuid(), resolver.ids(base.num_rows))
         table = base.append_column(f"_mint_{name}", fresh)
-        connection.register("_b", table)
-        connection.register("_m", known)
-        try:
-            base = query(
-                connection,
-                f"SELECT b.* REPLACE (coalesce(CAST(json_text(m.m, {literal(name)}) AS UUID),"
-                f" b.{quote('_mint_' + name)}) AS {quote('_mint_' + name)})"
-                " FROM _b b LEFT JOIN _m m ON m._unit = b._unit AND m._n = b._n",
-            )
-        finally:
-            connection.unregister("_b")
-            connection.unregister("_m")
+        base = query(
+            connection,
+            f"SELECT b.* REPLACE (coalesce(CAST(json_text(m.m, {literal(name)}) AS UUID),"
+            f" b.{quote('_mint_' + name)}) AS {quote('_mint_' + name)})"
+            " FROM _b b LEFT JOIN _m m ON m._unit = b._unit AND m._n = b._n",
+            _b=table,
+            _m=known,
+        )
     return base

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resettle.batch import Column, Kind
+from resettle.batch import Column, Kind, set_column
 from resettle.engine.fingerprint import fingerprints
 from resettle.engine.statements import OutputShape
 
@@ -41,11 +41,10 @@ def as_stored(
         refused = pc.and_(pc.is_valid(asked), pc.is_null(stored))
         if pc.any(refused).as_py():
             problems.append(_refused(output, column, rows.filter(refused)))
-        rows = rows.set_column(rows.column_names.index(column.name), column.name, pc.coalesce(stored, texts))
+        rows = set_column(rows, column.name, pc.coalesce(stored, texts))
     if rows is before:
         return rows, problems
-    fp = fingerprints(connection, rows, output.columns).cast(rows["_fp"].type)
-    return rows.set_column(rows.column_names.index("_fp"), "_fp", fp), problems
+    return set_column(rows, "_fp", fingerprints(connection, rows, output.columns)), problems
 
 
 def _refused(output: OutputShape, column: Column, rows: pa.Table) -> pa.Table:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -237,11 +238,8 @@ class _FlowChecker:
             exclusive.add(output.key, wanted, old)
 
     def _chosen(self, units: pa.Table) -> pa.Array:
-        self._db.register("_u", units.select(["_unit"]))
         sql = f"SELECT hash(_unit, {literal(str(self._seed))}) / 18446744073709551615.0 < {self._share} AS c FROM _u"
-        found = query(self._db, sql)["c"].combine_chunks()
-        self._db.unregister("_u")
-        return found
+        return query(self._db, sql, _u=units.select(["_unit"]))["c"].combine_chunks()
 
     def _rows(self, output: OutputShape, rows: pa.Table, known: pa.Table) -> None:
         checked = self._checked
@@ -286,15 +284,13 @@ class _FlowChecker:
     def _remembered(self, rows: pa.Table, known: pa.Table) -> tuple[pa.Array, pa.Array]:
         """Which rows are their owners' (they were there before us, or left to them), and which are wanted as we
         wrote them: if these differ, somebody changed them since."""
-        self._db.register("_w", rows.select(["_unit", "_n", "_fp"]).append_column("at", pa.array(range(rows.num_rows))))
-        self._db.register("_k", known)
         found = query(
             self._db,
             "SELECT coalesce(k.reused = 1, false) AS theirs, coalesce(k.fp = w._fp, false) AS same FROM _w w"
             " LEFT JOIN _k k ON k.unit = w._unit AND k.n = w._n ORDER BY w.at",
+            _w=rows.select(["_unit", "_n", "_fp"]).append_column("at", pa.array(np.arange(rows.num_rows))),
+            _k=known,
         )
-        self._db.unregister("_w")
-        self._db.unregister("_k")
         return found["theirs"].combine_chunks(), found["same"].combine_chunks()
 
     def _unwanted(self, rows: pa.Table, known: pa.Table, output: OutputShape) -> int:
@@ -318,8 +314,8 @@ class _FlowChecker:
                 self._verified.add(Finding(self._run.name, kind, f"{output.dataset}: {_FILE[kind]}", unit, key))
 
     def _differences(self, output: OutputShape, wanted: pa.Table, found: pa.Table, same: pa.Array) -> None:
-        mine = wanted["_fp"].cast(pa.binary()).combine_chunks()
-        theirs = fingerprints(self._db, found, output.columns).cast(pa.binary())
+        mine = wanted["_fp"].combine_chunks()
+        theirs = fingerprints(self._db, found, output.columns)
         differ = pc.fill_null(pc.not_equal(mine, theirs), True)
         if not pc.any(differ).as_py():
             return

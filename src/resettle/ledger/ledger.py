@@ -83,14 +83,17 @@ class Ledger(Runs, Undoing):
             known = self._sql.execute(f"SELECT flow, migration, environment, name, outputs FROM {self._p}flows")
             mine = {row[3]: (int(row[0]), json.loads(row[4])) for row in known if row[1:3] == self._mine}
             free = max((int(row[0]) for row in known), default=0)
-            for name, outputs in flows.items():
+            views: set[str] = set()
+            for name in sorted(flows, key=lambda name: mine.get(name, (free + 1,))[0]):
                 if name not in mine:
                     free += 1
-                self._number_flow(name, outputs, *mine.get(name, (free, None)))
+                self._number_flow(name, flows[name], *mine.get(name, (free, None)), views)
         self.exists = True
 
-    def _number_flow(self, name: str, outputs: Sequence[str], flow: int, known: list[str] | None) -> None:
-        """Remember a flow under its number; the outputs ``known`` by earlier runs keep theirs."""
+    def _number_flow(
+        self, name: str, outputs: Sequence[str], flow: int, known: list[str] | None, views: set[str]
+    ) -> None:
+        """Remember a flow under its number; the outputs ``known`` by earlier runs keep theirs. ``views`` are taken."""
         outputs = [*numbered({name: number for number, name in enumerate(known or ())}, outputs)]
         if known is None:
             self._sql.execute(
@@ -102,6 +105,9 @@ class Ledger(Runs, Undoing):
         self._flows[name] = flow
         for number, output in enumerate(outputs):
             view = self._store.view_name(self.schema, *self._mine, name, output)
+            if view in views:  # flow `media`, output `file`, and flow `media_file`
+                view = self._store.view_name(self.schema, *self._mine, name, f"{output}_{flow}")
+            views.add(view)
             self._sql.execute(self._store.VIEW.format(view=view, p=self._p, flow=flow, output=number))
 
     def outputs(self, flow: str) -> dict[str, int]:
@@ -185,17 +191,18 @@ class Ledger(Runs, Undoing):
         return Known(_typed(first, UNITS), _typed(rows, ROWS))
 
     def target_keys(self, flow: str, output: str, units: pa.Array) -> pa.Table:
-        """The id map for ``units`` of a flow: columns unit, target_key (of the output's first row)."""
+        """The id map for ``units`` of a flow: columns unit, target_key (of the output's first row). No intents."""
         empty = pa.table({"unit": pa.array([], pa.string()), "target_key": pa.array([], pa.string())})
         number = self.outputs(flow).get(output)
-        if number is None or not len(units):
+        if number is None or flow not in self._flows or not len(units):
             return empty
         with self._sql.transaction(readonly=True):
             self._sql.stage("staged_asked", pa.table({"unit": pa.array(units, pa.string())}))
             found = self._sql.query(
                 f"SELECT r.unit, coalesce(r.target_key, r.unit) FROM {self._of_asked('rows', self._flows[flow])}"
-                f" WHERE r.output = {number} AND NOT EXISTS (SELECT 1 FROM {self._p}rows x WHERE x.flow = r.flow"
-                " AND x.unit = r.unit AND x.output = r.output AND x.n < r.n)"
+                f" WHERE r.output = {number} AND r.fingerprint IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {self._p}rows"
+                " x WHERE x.flow = r.flow AND x.unit = r.unit AND x.output = r.output AND x.n < r.n"
+                " AND x.fingerprint IS NOT NULL)"
             )
         return found.rename_columns(empty.column_names).cast(empty.schema)
 
@@ -209,8 +216,10 @@ class Ledger(Runs, Undoing):
         """Remember a batch. Must run in the transaction that writes the data."""
         number = self._flows[flow]
         self.fence(run)
+        if record.left.num_rows:
+            self._renumber(number, record.left)
         if record.intended and record.created.num_rows:
-            self._forget_intents(run, number, record.created)
+            self._forget_intents(number, record.created)
         if record.created.num_rows:
             self._sql.insert(f"{self._p}rows", _stamped(record.created, number, run))
         if record.changed.num_rows:
@@ -226,21 +235,35 @@ class Ledger(Runs, Undoing):
         if record.images.num_rows:
             self._sql.insert(f"{self._p}before_images", _stamped(record.images, number, run))
 
+    def _renumber(self, flow: int, left: pa.Table) -> None:
+        """A unit's first row is the one that it makes now; its images go with a row."""
+        self._sql.stage("staged_left", left)
+        for table in ("rows", "before_images"):
+            self._sql.execute(
+                f"UPDATE {self._p}{table} SET n = l.behind FROM staged_left l WHERE {self._p}{table}.flow = {flow}"
+                f" AND {self._p}{table}.unit = l.unit AND {self._p}{table}.output = l.output"
+                f" AND {self._p}{table}.n = l.n"
+            )
+
     def intend(self, run: Run, flow: str, created: pa.Table) -> None:
-        """Remember what is about to be written where no transaction covers it: rows without a fingerprint."""
+        """Remember what is about to be written where no transaction covers it: rows without a fingerprint.
+
+        What was meant for these rows before, and never written, is forgotten.
+        """
         self.fence(run)
         rows = created.set_column(
             created.column_names.index("fingerprint"), "fingerprint", pa.nulls(created.num_rows, pa.binary(16))
         )
         rows = rows.set_column(rows.column_names.index("raw"), "raw", pa.nulls(rows.num_rows, pa.int64()))
         if rows.num_rows:
+            self._forget_intents(self._flows[flow], rows)
             self._sql.insert(f"{self._p}rows", _stamped(rows, self._flows[flow], run))
 
-    def _forget_intents(self, run: Run, flow: int, created: pa.Table) -> None:
+    def _forget_intents(self, flow: int, created: pa.Table) -> None:
         """What is known now takes the place of what was meant."""
         self._sql.stage("staged_meant", created.select(["unit", "output", "n"]))
         self._sql.execute(
-            f"DELETE FROM {self._p}rows WHERE flow = {flow} AND run = {run.number} AND fingerprint IS NULL"
+            f"DELETE FROM {self._p}rows WHERE flow = {flow} AND fingerprint IS NULL"
             " AND (unit, output, n) IN (SELECT unit, output, n FROM staged_meant)"
         )
 

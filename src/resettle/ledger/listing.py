@@ -135,7 +135,7 @@ class Listing:
         rows = self._sql.execute(
             f"SELECT f.name, count(*), count(DISTINCT r.unit) FROM {self._p}rows r"
             f" JOIN {self._p}flows f ON f.flow = r.flow WHERE f.migration = %s AND f.environment = %s"
-            " GROUP BY f.name",
+            " AND r.fingerprint IS NOT NULL GROUP BY f.name",
             self._mine,
         )
         return {str(name): {"rows": int(count), "units": int(units)} for name, count, units in rows}
@@ -146,23 +146,27 @@ class Listing:
             return []
         rows = self._sql.execute(
             f"SELECT f.name, f.outputs, r.unit, r.output, r.n, coalesce(r.target_key, r.unit), r.run, r.changed_run,"
-            f" r.reused FROM {self._p}rows r JOIN {self._p}flows f ON f.flow = r.flow WHERE f.migration = %s"
-            " AND f.environment = %s AND (r.unit = %s OR r.target_key = %s) ORDER BY f.flow, r.unit, r.output, r.n",
+            f" r.reused, r.fingerprint IS NULL FROM {self._p}rows r JOIN {self._p}flows f ON f.flow = r.flow"
+            " WHERE f.migration = %s AND f.environment = %s AND (r.unit = %s OR r.target_key = %s)"
+            " ORDER BY f.flow, r.unit, r.output, r.n",
             (*self._mine, key, key),
         )
-        names = ("flow", "outputs", "unit", "output", "n", "target_key", "run", "changed_run", "reused")
+        names = ("flow", "outputs", "unit", "output", "n", "target_key", "run", "changed_run", "reused", "intended")
         found = [dict(zip(names, row, strict=True)) for row in rows]
         for one in found:
             one["output"] = json.loads(one.pop("outputs"))[one["output"]]
             one["reused"] = bool(one["reused"])
+            if not one.pop("intended"):
+                continue
+            one["intended"] = True  # it was to be written, and never was confirmed
         units = self._sql.execute(
             f"SELECT f.name, u.unit, u.status, u.reason, u.detail, u.warnings, u.first_run, u.last_run, u.note"
             f" FROM {self._p}units u JOIN {self._p}flows f ON f.flow = u.flow WHERE f.migration = %s"
             " AND f.environment = %s AND u.unit = %s",
             (*self._mine, key),
         )
-        names = ("flow", "unit", "status", "reason", "detail", "warnings", "first_run", "last_run", "note")
-        return found + [dict(zip(names, row, strict=True)) for row in units]
+        told = ("flow", "unit", "status", "reason", "detail", "warnings", "first_run", "last_run", "note")
+        return found + [dict(zip(told, row, strict=True)) for row in units]
 
     def _units_where(
         self, status: str, flow: str | None, reason: str | None, units: Sequence[str] | None
@@ -179,21 +183,36 @@ class Listing:
 
     def owned(self, flow: str, output: int, keys: Sequence[str]) -> list[str]:
         """Which target keys some unit of the flow already has. Reads the whole id map: for the odd few."""
-        if not keys or flow not in self._flows:
+        return self._having([(self._flows[flow], output)], keys) if flow in self._flows else []
+
+    def owned_in(self, into: str, key: Sequence[str], keys: Sequence[str]) -> list[str]:
+        """The same of all flows that ever wrote to a dataset by this key, also those of other migrations here."""
+        if not keys or not self.exists:
             return []
+        shapes = self._sql.execute(f"SELECT DISTINCT flow, output, columns FROM {self._p}shapes")
+        told = [(int(flow), int(output), json.loads(text)) for flow, output, text in shapes]
+        alike = {(flow, output) for flow, output, one in told if (one["into"], one["key"]) == (into, list(key))}
+        return self._having(sorted(alike), keys)
+
+    def _having(self, outputs: Sequence[tuple[int, int]], keys: Sequence[str]) -> list[str]:
+        if not keys or not outputs:
+            return []
+        where = " OR ".join(f"(flow = {flow:d} AND output = {output:d})" for flow, output in outputs)
         rows = self._sql.execute(
-            f"SELECT coalesce(target_key, unit) FROM {self._p}rows WHERE flow = %s AND output = %s"
+            f"SELECT coalesce(target_key, unit) FROM {self._p}rows WHERE ({where})"
             f" AND coalesce(target_key, unit) IN ({self._store.TEXTS})",
-            (self._flows[flow], output, json.dumps(list(keys))),
+            (json.dumps(list(keys)),),
         )
         return [str(key) for (key,) in rows]
 
     def place(self, flow: str, output: int) -> tuple[str, tuple[str, ...]] | None:
-        """The dataset and key columns in which an output's rows were made; None before the first run."""
+        """The dataset and key columns in which an output's rows were made; None while there are none."""
         if flow not in self._flows:
             return None
         found = self._sql.execute(
-            f"SELECT columns FROM {self._p}shapes WHERE flow = %s AND output = %s LIMIT 1", (self._flows[flow], output)
+            f"SELECT columns FROM {self._p}shapes s WHERE flow = %s AND output = %s AND EXISTS (SELECT 1"
+            f" FROM {self._p}rows r WHERE r.flow = s.flow AND r.output = s.output AND r.shape = s.shape) LIMIT 1",
+            (self._flows[flow], output),
         )
         shape = json.loads(found[0][0]) if found else None
         return (shape["into"], tuple(shape["key"])) if shape else None

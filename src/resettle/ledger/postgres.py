@@ -5,6 +5,7 @@ Where an administrator has made the schema, its owner needs no right to make one
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -78,10 +79,19 @@ def prefix(name: str) -> str:
 
 
 def view_name(schema: str, migration: str, environment: str, flow: str, output: str) -> str:
-    """The quoted name of the id map view of one output; medzen_local_sessions for a single output."""
+    """The quoted name of the id map view of one output; medzen_local_sessions for a single output.
+
+    What is longer than Postgres takes (63 bytes) ends in eight digits of its hash.
+    """
     parts = [migration, environment, flow, *([] if output == "row" else [output])]
-    name = "_".join(parts).replace("-", "_")[:63].replace('"', "")
+    name = "_".join(parts).replace("-", "_").replace('"', "")
+    if len(name.encode()) > LONGEST_NAME:
+        digits = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}_{digits}"
     return f'{schema}."{name}"'
+
+
+LONGEST_NAME = 63
 
 
 BLOCKS = 1 << 15

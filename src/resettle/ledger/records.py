@@ -52,6 +52,7 @@ class Record:
     units:   unit, status, reason, detail, warnings, raw
     images:  unit, output, n, target_key, image
     touched: unit, raw of every unit that was known before: no other row of it keeps a raw hash
+    left:    unit, output, n, behind: rows that their unit left behind get a number after those that it makes now
     """
 
     created: pa.Table
@@ -59,6 +60,7 @@ class Record:
     units: pa.Table
     images: pa.Table
     touched: pa.Table
+    left: pa.Table
     intended: bool = False
     """Whether some of what was created was intended before by this run."""
 

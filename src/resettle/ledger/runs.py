@@ -122,6 +122,8 @@ class Runs(Listing):
         """The run's last word: its status and its counts; when, if it came to its end."""
         completed = self._store.NOW if status in COMPLETED else "NULL"
         with self._sql.transaction():
+            if run.fence:
+                self.fence(run)
             self._sql.execute(
                 f"UPDATE {self._p}runs SET status = %s, completed_at = {completed}, summary = %s WHERE run = %s",
                 (status, json.dumps(summary), run.number),

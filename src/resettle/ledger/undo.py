@@ -199,9 +199,11 @@ class Undoing(Listing):
         self._forget_units(number, run, f"last_run = {run:d} AND {none}")
 
     def _forget_units(self, flow: int, run: int, which: str) -> None:
-        """A waiver stays: somebody said that the record is left behind."""
-        waived = "coalesce(reason, '') = 'waived'"
-        mine = f"flow = {flow} AND first_run = {run:d} AND NOT {waived} AND {which}"
+        """What the run said of these units. Of one that it only held again, or skipped again, that stays; and a waiver
+        does: somebody said that the record is left behind."""
+        rows = f"{self._p}rows r WHERE r.flow = {flow} AND r.unit = {self._p}units.unit"
+        news = f"(first_run = {run:d} OR last_run = {run:d} AND (status = 'done' OR EXISTS (SELECT 1 FROM {rows})))"
+        mine = f"flow = {flow} AND {news} AND coalesce(reason, '') <> 'waived' AND {which}"
         self._sql.execute(f"DELETE FROM {self._p}units WHERE {mine}")
         self._sql.execute(f"UPDATE {self._p}units SET raw = NULL WHERE flow = {flow} AND {which}")
 
@@ -215,7 +217,8 @@ class Undoing(Listing):
         while True:
             page = self._sql.query(
                 "SELECT unit, output, n, coalesce(target_key, unit), fingerprint, shape, 0, run,"
-                f" coalesce(changed_run, 0) FROM {self._p}rows WHERE flow = {number} AND NOT reused{after}"
+                f" coalesce(changed_run, 0) FROM {self._p}rows WHERE flow = {number} AND NOT reused"
+                f" AND fingerprint IS NOT NULL{after}"
                 f" ORDER BY unit, output, n LIMIT {limit:d}",
                 parameters,
             )

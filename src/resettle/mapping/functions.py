@@ -10,7 +10,8 @@ import importlib.util
 import inspect
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from functools import lru_cache
 from pathlib import Path
@@ -105,9 +106,25 @@ def connect(functions_file: Path | None = None, *, threads: int = 1) -> duckdb.D
     return connection
 
 
-def query(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object = None) -> pa.Table:
-    """The rows of a SELECT; uuids come as arrow's, booleans plain (DuckDB gives arrow.bool8 beside lossless uuids)."""
-    found = connection.execute(sql, parameters).to_arrow_table()
+@contextmanager
+def relations(connection: duckdb.DuckDBPyConnection, /, **tables: pa.Table) -> Iterator[None]:
+    """Tables that SQL can name while this lasts, whatever happens. A name may be in use once at a time."""
+    with ExitStack() as registered:
+        for name, table in tables.items():
+            connection.register(name, table)
+            registered.callback(connection.unregister, name)
+        yield
+
+
+def query(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: object = None, /, **tables: pa.Table
+) -> pa.Table:
+    """The rows of a SELECT, over ``tables`` too.
+
+    Uuids come as arrow's, booleans plain (DuckDB gives arrow.bool8 beside lossless uuids).
+    """
+    with relations(connection, **tables):
+        found = connection.execute(sql, parameters).to_arrow_table()
     for index, column in enumerate(found.columns):
         if isinstance(column.type, pa.Bool8Type):
             plain = pa.chunked_array([chunk.storage for chunk in column.chunks], pa.int8()).cast(pa.bool_())
@@ -115,12 +132,12 @@ def query(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object = 
     return found
 
 
-def run_tried(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
-    """Run SQL that says TRY. DuckDB would move what two TRYs have in common out of both, where it can fail."""
+def run_tried(connection: duckdb.DuckDBPyConnection, sql: str, /, **tables: pa.Table) -> pa.Table:
+    """Query with SQL that says TRY. DuckDB would move what two TRYs have in common out of both, where it can fail."""
     with _TRYING:  # the setting is the database's, not the cursor's
         connection.execute("SET disabled_optimizers = 'common_subexpressions'")
         try:
-            return query(connection, sql)
+            return query(connection, sql, **tables)
         finally:
             connection.execute("RESET disabled_optimizers")
 

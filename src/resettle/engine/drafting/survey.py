@@ -12,7 +12,7 @@ from resettle.batch import Schema
 from resettle.connector import Source
 from resettle.engine.profile import CLASS, SHOWN
 from resettle.mapping.columns import quote
-from resettle.mapping.functions import connect
+from resettle.mapping.functions import connect, relations
 from resettle.middleware.readahead import batches, plainly
 
 RECORDS = 1000
@@ -76,8 +76,8 @@ def sample(connector: Source, schema: Schema) -> dict[str, Seen]:
     if not tables or not names:
         return {}
     database = connect()
-    database.register("_rows", pa.concat_tables(tables, promote_options="permissive"))
-    return {name: _seen(database, f"CAST({quote(name)} AS VARCHAR)") for name in names}
+    with relations(database, _rows=pa.concat_tables(tables, promote_options="permissive")):
+        return {name: _seen(database, f"CAST({quote(name)} AS VARCHAR)") for name in names}
 
 
 def _seen(database: duckdb.DuckDBPyConnection, value: str) -> Seen:

@@ -101,15 +101,13 @@ class References:
         keys = as_wire(asked.rename_columns([column.name for column in columns]), columns)
         names = list(dict.fromkeys(column.name for column in (*columns, *identity)))
         found = self._targets[connection].fetch(pointing, keys, names).select(names)
-        self._db.register("_d", as_duckdb(rows, mine))
-        self._db.register("_f", as_duckdb(as_wire(found, [*columns, *identity]), theirs.columns))
         pairs = query(
             self._db,
             f"SELECT d.unit, f.row FROM (SELECT unit, {key_sql(mine)} AS k FROM _d) d JOIN"
             f" (SELECT {key_sql(columns)} AS k, {key_sql(identity)} AS row FROM _f) f ON f.k = d.k",
+            _d=as_duckdb(rows, mine),
+            _f=as_duckdb(as_wire(found, [*columns, *identity]), theirs.columns),
         )
-        self._db.unregister("_d")
-        self._db.unregister("_f")
         place = f"{connection}.{pointing}"
         found_pairs = zip(pairs["unit"].to_pylist(), pairs["row"].to_pylist(), strict=True)
         return [Pointer(unit, (place, row), foreign_key) for unit, row in found_pairs]

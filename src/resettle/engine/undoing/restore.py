@@ -44,14 +44,8 @@ def _typed(
     rows = pa.table({column.name: pa.array(texts[column.name], pa.string()) for column in columns})
     values = ", ".join(f"{value_sql(quote(column.name), column)} AS {quote(column.name)}" for column in columns)
     lost = " OR ".join(f"(v.{quote(c.name)} IS NULL AND t.{quote(c.name)} IS NOT NULL)" for c in columns)
-    connection.register("_t", rows)
-    try:
-        found = query(
-            connection,
-            f"SELECT v.*, {lost} AS _lost FROM (SELECT {values} FROM _t) v POSITIONAL JOIN _t t",
-        )
-    finally:
-        connection.unregister("_t")
+    sql = f"SELECT v.*, {lost} AS _lost FROM (SELECT {values} FROM _t) v POSITIONAL JOIN _t t"
+    found = query(connection, sql, _t=rows)
     return as_wire(found.select(list(texts)), columns), found["_lost"].to_pylist()
 
 

@@ -75,10 +75,8 @@ def see(
     columns = [column for name in wanted if (column := place.schema.column(name))]
     names = [column.name for column in columns]
     there = as_wire(place.target.fetch(place.schema.dataset, asked, names, lock=lock).select(names), columns)
-    connection.register("_p", as_duckdb(there, columns))
     sql = f"SELECT {key_sql(place.key)} AS _key, {fingerprint_sql(place.columns)} AS _now FROM _p"
-    found = query(connection, sql)
-    connection.unregister("_p")
+    found = query(connection, sql, _p=as_duckdb(there, columns))
     for name in ("_key", "_now"):
         there = there.append_column(name, found[name])
     counted = there.group_by("_key").aggregate([([], "count_all")])
@@ -89,13 +87,9 @@ def see(
 
 def typed_keys(connection: duckdb.DuckDBPyConnection, keys: pa.ChunkedArray, columns: Sequence[Column]) -> pa.Table:
     """Key texts as key columns, each once; those that cannot be such a key are left out."""
-    connection.register("_t", pa.table({"t": keys}))
     parts = ["t"] if len(columns) == 1 else [_part(number) for number in range(1, len(columns) + 1)]
     picked = ", ".join(f"{value_sql(p, c)} AS {quote(c.name)}" for p, c in zip(parts, columns, strict=True))
-    try:
-        return query(connection, f"SELECT DISTINCT {picked} FROM _t").drop_null()
-    finally:
-        connection.unregister("_t")
+    return query(connection, f"SELECT DISTINCT {picked} FROM _t", _t=pa.table({"t": keys})).drop_null()
 
 
 def _part(number: int) -> str:
@@ -105,8 +99,8 @@ def _part(number: int) -> str:
 
 def states(seen: Seen) -> pa.Array:
     """Of each row by its fingerprint: left, changed or gone."""
-    there = seen.present["_now"].cast(pa.binary()).combine_chunks().take(seen.rows["_at"].combine_chunks())
-    same = pc.fill_null(pc.equal(there, seen.rows["fp"].cast(pa.binary()).combine_chunks()), False)
+    there = seen.present["_now"].combine_chunks().take(seen.rows["_at"].combine_chunks())
+    same = pc.fill_null(pc.equal(there, seen.rows["fp"].combine_chunks()), False)
     alone = pc.invert(pc.is_in(seen.rows["target_key"].combine_chunks(), pa.array(seen.twice, pa.string())))
     word = pc.if_else(pc.and_(same, alone), LEFT, CHANGED)
     return pc.if_else(pc.is_null(seen.rows["_at"].combine_chunks()), GONE, word)

@@ -100,13 +100,7 @@ class Undoer:
     # -- what the run did ---------------------------------------------------------------------------------
 
     def _touched(self, written: Written) -> pa.Table:
-        self._db.register("_r", written.rows)
-        self._db.register("_i", written.images)
-        try:
-            return query(self._db, _TOUCHED, {"run": self._run})
-        finally:
-            self._db.unregister("_r")
-            self._db.unregister("_i")
+        return query(self._db, _TOUCHED, {"run": self._run}, _r=written.rows, _i=written.images)
 
     def _later(self, written: Written) -> dict[str, tuple[str, str]]:
         """Units of which a later run wrote something: that run goes first."""
@@ -178,10 +172,9 @@ class Undoer:
         for look in looks:
             if look.place is None or look.seen is None or not self._covers(look.place):
                 continue
-            self._db.register("source", as_duckdb(look.seen.present, look.place.schema.columns))
             sql = f"SELECT coalesce(TRY(CAST(({self._where.sql}) AS BOOLEAN)), false) AS w FROM source"
-            true = run_tried(self._db, sql)["w"].to_pylist()
-            self._db.unregister("source")
+            present = as_duckdb(look.seen.present, look.place.schema.columns)
+            true = run_tried(self._db, sql, source=present)["w"].to_pylist()
             at = column(look.seen.rows, "_at")
             found |= {unit for unit, row in zip(look.units, at, strict=True) if row is not None and true[row]}
         return found
@@ -265,9 +258,8 @@ class Undoer:
             return []
         made, schema = look.made, self._references.schema(look.made.connection, look.made.dataset)
         columns = self._references.identity(made.connection, made.dataset)
-        self._db.register("_p", as_duckdb(look.seen.present, schema.columns))
-        keys = query(self._db, f"SELECT {key_sql(columns)} AS k FROM _p")["k"]
-        self._db.unregister("_p")
+        present = as_duckdb(look.seen.present, schema.columns)
+        keys = query(self._db, f"SELECT {key_sql(columns)} AS k FROM _p", _p=present)["k"]
         texts = keys.combine_chunks().take(look.seen.rows["_at"].combine_chunks()).to_pylist()
         return [(f"{made.connection}.{made.dataset}", text or "") for text in texts]
 

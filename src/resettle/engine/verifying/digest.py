@@ -87,9 +87,8 @@ class Digest:
 
     def _hashes(self, rows: pa.Table) -> Hashes:
         spelt = self._digesting.spelt(self._output.dataset, rows, self.whether)
-        self._db.register("_spelt", pa.table({"row": spelt}))
-        found = query(self._db, "SELECT unhex(md5(row)) AS md5 FROM _spelt")["md5"].combine_chunks()
-        self._db.unregister("_spelt")
+        sql = "SELECT unhex(md5(row)) AS md5 FROM _spelt"
+        found = query(self._db, sql, _spelt=pa.table({"row": spelt}))["md5"].combine_chunks()
         octets = np.frombuffer(found.cast(pa.binary(16)).buffers()[1], np.uint8)[: 16 * len(found)]
         return np.ascontiguousarray(octets.reshape(-1, 16)[:, 8:]).view(">u8").reshape(-1).astype(np.uint64)
 
@@ -104,7 +103,7 @@ class Digest:
         there = keyed(self._db, there, self._output.key)
         there = there.take(pc.index_in(rows["_key"], there["_key"].combine_chunks()))
         compared = [column for column in columns if column.name in names]
-        ours, theirs = (fingerprints(self._db, table, compared).cast(pa.binary()) for table in (rows, there))
+        ours, theirs = (fingerprints(self._db, table, compared) for table in (rows, there))
         other = pc.or_(pc.is_null(there["_key"]), pc.not_equal(pa.chunked_array([ours]), pa.chunked_array([theirs])))
         if len(self._seen) <= FEW:  # else they are too many to name anyway
             self._seen = pa.chunked_array([*self._seen.chunks, *rows["_unit"].filter(other).chunks], pa.string())

@@ -113,7 +113,4 @@ def _title(into: str) -> str:
 def _texts(connection: duckdb.DuckDBPyConnection, key: Sequence[Column], rows: pa.Table) -> pa.ChunkedArray:
     """The key of each row as text, null where it has none that could be ours."""
     cast = ", ".join(f"TRY_CAST({quote(one.name)} AS {DUCKDB[one.kind]}) AS {quote(one.name)}" for one in key)
-    connection.register("_there", rows)
-    found = query(connection, f"SELECT {key_sql(key)} AS k FROM (SELECT {cast} FROM _there)")["k"]
-    connection.unregister("_there")
-    return found
+    return query(connection, f"SELECT {key_sql(key)} AS k FROM (SELECT {cast} FROM _there)", _there=rows)["k"]

@@ -27,7 +27,7 @@ def patched(connection: duckdb.DuckDBPyConnection, target: Target, output: Outpu
     there: list[bool] = pc.is_valid(at).to_pylist()
     plain = [column for column in output.columns if column.name not in output.key_names]
     if plain:
-        ours, theirs = (fingerprints(connection, table, plain).cast(pa.binary()) for table in (rows, present))
+        ours, theirs = (fingerprints(connection, table, plain) for table in (rows, present))
         equal = pc.fill_null(pc.equal(pa.chunked_array([ours]), pa.chunked_array([theirs]).take(at)), False)
         there = [one and same for one, same in zip(there, equal.to_pylist(), strict=True)]
     for name in output.edits:
