@@ -38,7 +38,7 @@ from resettle.engine.decision import (
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_wire, key_hashes, wire_schema
 from resettle.engine.links import Links
-from resettle.engine.places import PLACES, disagree, places_of
+from resettle.engine.places import PLACES, VALUE, disagree, foreseen, places_of
 from resettle.engine.present import keyed, keyed_rows, with_updates
 from resettle.engine.settle import NOTHING_MADE, renumbered, settler
 from resettle.engine.shape import Settle
@@ -227,12 +227,23 @@ class Decider:
         for name, values in zip(found.column_names, found.columns, strict=True):
             rows = set_column(rows, name, values) if name in rows.column_names else rows.append_column(name, values)
         rows = in_conflict(rows, elsewhere, "key_changed")
+        return self._agreed(output, rows, told=lock), present
+
+    def _agreed(self, output: OutputShape, rows: pa.Table, *, told: bool) -> pa.Table:
+        """Patches none of which sets a place otherwise than one before it. A target that was not told of those of the
+        batches before (of a plan) would take them to be missing still."""
         sets = pc.is_in(rows["_action"], SETTING).to_numpy(zero_copy_only=False)
         dataset = (output.connection, output.dataset)
         seen = {kind: self._foreseen.of(dataset, kind) for kind in PLACES}
+        places, count = places_of(self._db, output, rows.filter(pa.array(sets))), int(sets.sum())
+        if not told and seen[VALUE]:
+            there = np.zeros(rows.num_rows, np.bool_)
+            there[sets] = foreseen(places, count, seen)
+            action = pc.if_else(pa.array(there), str(Action.UNCHANGED), rows["_action"])
+            rows = set_column(rows, "_action", action)
         disagreeing = np.zeros(rows.num_rows, np.bool_)
-        disagreeing[sets] = disagree(places_of(self._db, output, rows.filter(pa.array(sets))), int(sets.sum()), seen)
-        return in_conflict(rows, pa.array(disagreeing), "place_taken"), present
+        disagreeing[sets] = disagree(places, count, seen)
+        return in_conflict(rows, pa.array(disagreeing), "place_taken")
 
     def _copied(self, number: int, output: OutputShape, wanted: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table]:
         """A file that is to be copied always is looked for: what is missing or different is copied."""

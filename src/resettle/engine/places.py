@@ -67,6 +67,14 @@ def places_of(connection: duckdb.DuckDBPyConnection, output: OutputShape, rows: 
     return Places(row, found["place"].to_numpy().view(np.int64), found["value"].to_numpy().view(np.int64), inside)
 
 
+def foreseen(places: Places, rows: int, seen: Mapping[Kind, Uniques]) -> Mask:
+    """Which of so many rows set nothing but what a batch before them has set already."""
+    new = ~seen[VALUE].seen(places.value)
+    found = np.ones(rows, np.bool_)
+    found[places.row[new]] = False
+    return found
+
+
 def disagree(places: Places, rows: int, seen: Mapping[Kind, Uniques]) -> Mask:
     """Which of so many rows set a place otherwise than a row before them, of this batch or (``seen``) of this run."""
     bad = np.zeros(rows, np.bool_)
