@@ -300,18 +300,6 @@ def test_a_held_record_is_tried_again_when_the_mapping_changes(project: MakeProj
     assert not p.held
 
 
-def test_replay_tries_a_held_record_again(project: MakeProject, database: str) -> None:
-    p = project(target=database, people=people(2))
-    p.sql("INSERT INTO people (id, name) VALUES ('p0', 'Somebody else')")
-    p.apply()
-    p.sql("DELETE FROM people WHERE id = 'p0'")
-    assert statuses(p.apply()) == {"held": 1, "unchanged": 1}
-    with p.ledger() as ledger:
-        assert ledger.settle("people", None, ["p0"], waive=None) == 1
-    assert statuses(p.apply()) == {"done": 1, "unchanged": 1}
-    assert not p.held
-
-
 def test_replay_of_named_units_looks_at_no_others(project: MakeProject, database: str) -> None:
     p = project(target=database, people=people(3))
     p.sql("INSERT INTO people (id, name) VALUES ('p0', 'Somebody else')")
@@ -326,7 +314,7 @@ def test_a_waived_record_is_out_of_scope_with_a_note(project: MakeProject, datab
     p = project(target=database, people=[{**person(0), "age": "forty"}])
     p.apply()
     with p.ledger() as ledger:
-        assert ledger.settle(None, "cast", [], waive="a test account") == 1
+        assert ledger.waive(None, "cast", [], "a test account") == 1
     assert statuses(p.apply()) == {"skipped": 1}
     with p.ledger() as ledger:
         (unit,) = ledger.units("skipped")
@@ -343,7 +331,7 @@ def test_a_record_without_a_key_of_its_own_is_the_same_one_under_another_mapping
     assert sorted(held.values()) == ["duplicate_unit", "no_key", "no_key"]
     waived = next(unit for unit, reason in held.items() if reason == "no_key")
     with p.ledger() as ledger:
-        ledger.settle("people", None, [waived], waive="test data")
+        ledger.waive("people", None, [waived], "test data")
     p.flows(PEOPLE.replace("name: name", "name: upper(name)"))
     assert counts(p.plan()) == counts(p.apply())
     del held[waived]
@@ -354,7 +342,7 @@ def test_a_waiver_outlives_a_change_of_the_mapping(project: MakeProject, databas
     p = project(target=database, people=[{**person(0), "age": "forty"}, person(1)])
     p.apply()
     with p.ledger() as ledger:
-        ledger.settle("people", None, ["p0"], waive="a test account")
+        ledger.waive("people", None, ["p0"], "a test account")
     p.flows(PEOPLE.replace("name: name", "name: upper(name)"))
     assert counts(p.plan()) == counts(p.apply())
     with p.ledger() as ledger:

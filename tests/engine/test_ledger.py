@@ -13,7 +13,6 @@ import pytest
 
 from resettle.connections import Connections
 from resettle.errors import FenceError, LedgerError, LedgerVersionError, LockedError, ResettleError
-from resettle.ledger.ledger import require
 from resettle.ledger.owner import STALE_AFTER
 from resettle.mapping.load import load
 from tests.engine.conftest import START, MakeProject, Project, people, person, statuses
@@ -237,8 +236,3 @@ def test_the_schema_of_the_ledger_may_have_another_name(project: MakeProject, da
     p.apply()
     table = "migration.runs" if database == "postgres" else "migration_runs"
     assert p.sql(f"SELECT run FROM {table}") == [(1,)]
-
-
-def test_what_needs_a_ledger_says_that_nothing_was_applied_yet(project: MakeProject) -> None:
-    with project(people=[]).ledger() as ledger, pytest.raises(ResettleError, match="nothing was applied yet"):
-        require(ledger)

@@ -490,7 +490,7 @@ def test_a_waiver_outlives_the_run_that_it_was_about(project: MakeProject, datab
     p = project(target=database, people=[person(1), {**person(2), "age": "old"}])
     p.apply()
     with p.ledger() as ledger:
-        ledger.settle(None, None, ["p2"], waive="test data")
+        ledger.waive(None, None, ["p2"], "test data")
     rollback(p, 1)
     assert statuses(p.apply()) == {"done": 1, "skipped": 1}
 

@@ -254,7 +254,7 @@ def waive(
         ledger = o.connections.ledger()
         _named(ledger, select, reason, units)
         with ledger.run("waive", {"why": why}, datetime.now(UTC), lock=True) as run:
-            count = ledger.settle(select, reason, units or [], waive=why)
+            count = ledger.waive(select, reason, units or [], why)
             ledger.finish(run, "done", {"waived": count})
     if json:
         print_json({"waived": count})

@@ -8,7 +8,7 @@ for another pass, until a pass undoes nothing more. The target's own triggers fi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,14 +19,17 @@ from resettle.batch import Action
 from resettle.calls import Caller
 from resettle.connector import Target
 from resettle.engine.commit import alive, transactions
+from resettle.engine.fingerprint import as_duckdb, key_sql
 from resettle.engine.flow import Connections, Options
 from resettle.engine.undoing.references import References, Undone
+from resettle.engine.undoing.standing import place_of, see
 from resettle.engine.undoing.undo import Undoer
 from resettle.engine.undoing.verdict import WAITS, Asked, Kept, Verdict, column, unit_text
 from resettle.errors import ConfigError, LockedError, RejectedError
 from resettle.ledger.ledger import Ledger
 from resettle.ledger.records import Run
-from resettle.mapping.functions import connect
+from resettle.ledger.undo import MadeOf
+from resettle.mapping.functions import connect, query
 from resettle.mapping.load import Migration, suggest
 from resettle.mapping.sql import Parsed, SqlError, parse_expression
 
@@ -212,21 +215,33 @@ class _Rollback:
     def asked(self, flow: str, units: pa.Array) -> Asked:
         """What the ledger remembers of these units, and of who reuses their rows."""
         written = self.ledger.written(flow, self.of, units)
-        mine: dict[tuple[str, str], set[str]] = {}
+        mine: dict[MadeOf, set[str]] = {}
         for shape, key, reused in zip(
             *(column(written.rows, n) for n in ("shape", "target_key", "reused")), strict=True
         ):
             if not reused:
-                made = self._made_of[shape]
-                mine.setdefault((made.connection, made.dataset), set()).add(key)
-        outputs = {(m.flow, m.output, m.connection, m.dataset) for m in self._made_of.values()}
+                mine.setdefault(self._made_of[shape], set()).add(key)
         reusers: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
-        for other, output, connection, dataset in sorted(outputs):
-            keys = mine.get((connection, dataset))
-            if keys and (other, output) in self._reusing:
-                found = self.ledger.reusers(other, output, sorted(keys))
-                reusers.setdefault((connection, dataset), []).extend((key, other, unit) for key, unit in found)
+        for one in self._reusing:
+            for made, keys in mine.items():
+                if (one.connection or made.connection, one.dataset) == (made.connection, made.dataset):
+                    called = {key: key for key in keys} if one.key == made.key else self._called(made, keys, one.key)
+                    found = self.ledger.reusers(one, sorted(called)) if called else []
+                    place = reusers.setdefault((made.connection, made.dataset), [])
+                    place += [(called[key], one.flow, unit) for key, unit in found]
         return Asked(units.to_pylist(), written, reusers)
+
+    def _called(self, made: MadeOf, keys: set[str], names: Sequence[str]) -> dict[str, str]:
+        """The keys of rows that are there by what they are called after other columns."""
+        schema = self._references.schema(made.connection, made.dataset)
+        place = place_of(made, self.targets[made.connection], schema)
+        other = [found for name in names if (found := schema.column(name))]
+        if place is None or len(other) < len(names):
+            return {}
+        asked = pa.table({"target_key": pa.array(sorted(keys), pa.string())})
+        present = as_duckdb(see(self._db, place, asked, names, lock=False).present, schema.columns)
+        found = query(self._db, f"SELECT {key_sql(other)} AS called, _key FROM _p", _p=present)
+        return dict(zip(column(found, "called"), column(found, "_key"), strict=True))
 
     def _condition(self, places: set[tuple[str, str]]) -> Parsed | None:
         """--where, over the columns of some dataset that was written. Raises ConfigError where it makes no sense."""

@@ -151,7 +151,7 @@ class Ledger(Runs, Undoing):
         if flow not in self._flows:
             return Seen(np.empty(0, np.int64))
         number = self._flows[flow]
-        settled = f"units WHERE flow = {number} AND raw IS NOT NULL AND NOT retry AND {_lasting()} AND status"
+        settled = f"units WHERE flow = {number} AND raw IS NOT NULL AND {_lasting()} AND status"
         kinds = self._sql.execute(f"SELECT DISTINCT status, reason FROM {self._p}{settled} IN ('held', 'skipped')")
         others = [
             (str(status), reason, self._hashes(f"{settled} = '{status}' AND {_is(reason)}")) for status, reason in kinds
@@ -286,14 +286,13 @@ class Ledger(Runs, Undoing):
     def _keep_units(self, run: Run, flow: int, units: pa.Table) -> None:
         """Held, skipped, failed and warned units; a unit that is now plainly done keeps its first run."""
         self._sql.stage("staged_units", units)
-        never = "false" if self._sql.dialect == "postgres" else "0"
         self._sql.execute(
             f"INSERT INTO {self._p}units (flow, unit, status, reason, detail, warnings, raw, first_run, last_run,"
             f" attempts, retry) SELECT {flow}, unit, status, reason, detail, warnings, raw, {run.number},"
-            f" {run.number}, 1, {never} FROM staged_units WHERE true"
+            f" {run.number}, 1, false FROM staged_units WHERE true"
             " ON CONFLICT (flow, unit) DO UPDATE SET status = excluded.status, reason = excluded.reason,"
             " detail = excluded.detail, warnings = excluded.warnings, raw = excluded.raw,"
-            f" last_run = excluded.last_run, attempts = {self._p}units.attempts + 1, retry = excluded.retry,"
+            f" last_run = excluded.last_run, attempts = {self._p}units.attempts + 1,"
             f" note = CASE WHEN excluded.reason = 'waived' THEN {self._p}units.note END"
         )
         self._sql.execute(
@@ -301,17 +300,16 @@ class Ledger(Runs, Undoing):
             f" (SELECT unit FROM staged_units WHERE status <> '{Status.DONE}')"
         )
 
-    def settle(self, flow: str | None, reason: str | None, units: Sequence[str], *, waive: str | None) -> int:
-        """Mark held units: to be tried again, or (``waive``: why) out of scope. Gives how many."""
+    def waive(self, flow: str | None, reason: str | None, units: Sequence[str], why: str) -> int:
+        """Mark held units as out of scope; gives how many."""
         where, parameters = self._units_where(Status.HELD, flow, reason, units)
-        truth = "true" if self._sql.dialect == "postgres" else "1"
-        change = "status = 'skipped', reason = 'waived', note = %s" if waive else f"retry = {truth}"
         chosen = f"SELECT u.flow, u.unit FROM {self._p}units u JOIN {self._p}flows f ON f.flow = u.flow WHERE {where}"
         with self._sql.transaction():
             count = int(self._sql.execute(f"SELECT count(*) FROM ({chosen}) chosen", parameters)[0][0])
             self._sql.execute(
-                f"UPDATE {self._p}units SET {change} WHERE (flow, unit) IN ({chosen})",
-                ([waive] if waive else []) + parameters,
+                f"UPDATE {self._p}units SET status = 'skipped', reason = 'waived', note = %s"
+                f" WHERE (flow, unit) IN ({chosen})",
+                [why, *parameters],
             )
         return count
 
@@ -343,10 +341,3 @@ def _stamped(table: pa.Table, flow: int, run: Run) -> pa.Table:
     """The rows with the flow and the run that they belong to."""
     table = table.append_column("flow", pa.repeat(pa.scalar(flow, pa.int32()), table.num_rows))
     return table.append_column("run", pa.repeat(pa.scalar(run.number, pa.int64()), table.num_rows))
-
-
-def require(ledger: Ledger) -> Ledger:
-    """The ledger, if anything was ever written to it."""
-    if not ledger.exists:
-        raise LedgerError("nothing was applied yet: there is no ledger", hint="run `resettle apply` first")
-    return ledger

@@ -40,6 +40,18 @@ class MadeOf(NamedTuple):
     columns: tuple[str, ...]
 
 
+class Reusing(NamedTuple):
+    """An output that reuses rows: of which dataset, and by which key. Of another migration, what it calls the
+    connection says nothing here: None."""
+
+    flow: str
+    number: int
+    output: int
+    connection: str | None
+    dataset: str
+    key: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Written:
     """What is remembered of some units of a flow, with a run in view.
@@ -142,18 +154,31 @@ class Undoing(Listing):
             later = self._sql.query(f"SELECT unit, max(run) FROM {mine} > {run:d} GROUP BY unit")
         return Written(_typed(rows, _ROWS), _typed(images, _IMAGES), _typed(later, _LATER))
 
-    def reusing(self) -> set[tuple[str, int]]:
-        """The (flow, output) that have reused some row."""
-        names = {number: name for name, number in self._flows.items()}
+    def reusing(self) -> list[Reusing]:
+        """Every output that has reused some row; also those of other migrations that keep their memory here."""
         rows = self._sql.execute(f"SELECT DISTINCT flow, output FROM {self._p}rows WHERE reused")
-        return {(names[int(flow)], int(output)) for flow, output in rows if int(flow) in names}
+        outputs = {(int(flow), int(output)) for flow, output in rows}
+        flows = {
+            int(flow): (name, True) if (migration, environment) == self._mine else (f"{migration}/{name}", False)
+            for flow, migration, environment, name in self._sql.execute(
+                f"SELECT flow, migration, environment, name FROM {self._p}flows"
+            )
+        }
+        found = dict[Reusing, None]()
+        for flow, output, text in self._sql.execute(f"SELECT flow, output, columns FROM {self._p}shapes"):
+            if (int(flow), int(output)) in outputs:
+                one, (name, ours) = json.loads(text), flows[int(flow)]
+                connection, _, dataset = one["into"].partition(".")
+                place = (connection if ours else None, dataset, tuple(one["key"]))
+                found[Reusing(name, int(flow), int(output), *place)] = None
+        return list(found)
 
-    def reusers(self, flow: str, output: int, keys: Sequence[str]) -> list[tuple[str, str]]:
+    def reusers(self, one: Reusing, keys: Sequence[str]) -> list[tuple[str, str]]:
         """(target key, unit) of each unit that reuses one of these rows. Reads the whole id map of the output."""
         rows = self._sql.execute(
             f"SELECT coalesce(target_key, unit), unit FROM {self._p}rows WHERE flow = %s AND output = %s AND reused"
             f" AND coalesce(target_key, unit) IN ({self._store.TEXTS})",
-            (self._flows[flow], output, json.dumps(list(keys))),
+            (one.number, one.output, json.dumps(list(keys))),
         )
         return [(str(key), str(unit)) for key, unit in rows]
 
