@@ -21,6 +21,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Translate = Callable[[BaseException], ConnectorError | None]
 
+_WINDOW = 60.0
+"""Seconds for which a quota counts."""
 _CREDIT = 1 / 6
 """The part of a window that is made up for when nothing was asked meanwhile."""
 _GAP, _LONGEST_GAP = 1.0, 8.0
@@ -143,7 +145,7 @@ class _Spent:
 
 
 class Quota(Pace):
-    """A limit of so many units in a window of some seconds, which is learned where the service allows less.
+    """A limit of so many units in a window of a minute, which is learned where the service allows less.
 
     A refusal says that a window's units are used up: they are what was let through in the last one. Until something
     is let through again, one call at a time asks, after longer and longer waits. The longer nothing is refused, the
@@ -153,15 +155,13 @@ class Quota(Pace):
     def __init__(
         self,
         units: float,
-        window: float = 60.0,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        rate = units / window * _USED
+        rate = units / _WINDOW * _USED
         super().__init__(rate, clock=clock, sleep=sleep)
         self.rate: float = rate
-        self._window = window
         self._sent, self._passed = _Spent(), _Spent()
         self._refused: float | None = None
         """When the last call began that was refused; None once one was let through."""
@@ -188,10 +188,10 @@ class Quota(Pace):
         """The moment for so many units. Time in which nothing was asked is made up for, but in no window more goes out
         than one holds: after a burst that is when what went out a window ago falls out of it."""
         self._grow(now)
-        due = max(self._next, now - _CREDIT * self._window)
+        due = max(self._next, now - _CREDIT * _WINDOW)
         self._next = due + cost / self.rate
-        self._sent.forget(now - self._window)
-        start = max(now, due, self._sent.room(self.rate * self._window - cost) + self._window)
+        self._sent.forget(now - _WINDOW)
+        start = max(now, due, self._sent.room(self.rate * _WINDOW - cost) + _WINDOW)
         self._sent.add(start, cost)
         return start
 
@@ -199,7 +199,7 @@ class Quota(Pace):
         with self._lock:
             now = self._clock()
             self._passed.add(now, cost)
-            self._passed.forget(now - self._window)
+            self._passed.forget(now - _WINDOW)
             if self._refused is not None and began > self._refused:
                 self._refused, self._next = None, now
                 self._grown, self._growth = now, _GROWTH
@@ -217,13 +217,13 @@ class Quota(Pace):
 
     def _learn(self, now: float) -> None:
         """In our first window it may be that others used it up before us: then not less than half."""
-        self._passed.forget(now - self._window)
-        least = self.rate / 2 if now - self._started < self._window else 0.0
+        self._passed.forget(now - _WINDOW)
+        least = self.rate / 2 if now - self._started < _WINDOW else 0.0
         ceiling = self.ceiling or self.rate
-        self.rate = max(min(self.rate, self._passed.sum / self._window * _MARGIN), least, ceiling / 50)
+        self.rate = max(min(self.rate, self._passed.sum / _WINDOW * _MARGIN), least, ceiling / 50)
 
     def _grow(self, now: float) -> None:
-        if now - self._grown >= self._window and self._refused is None:
+        if now - self._grown >= _WINDOW and self._refused is None:
             self.rate = min(self.ceiling or self.rate, self.rate * (1 + self._growth))
             self._grown, self._growth = now, 2 * self._growth
 

@@ -1,6 +1,7 @@
 """The contract of a connector: what the engine, the ledger and the commands may ask of one technology.
 
-A connector is one file with, in this order: its settings, its errors table, its class, private functions.
+A connector is one file with, in this order: its settings, its errors table, its class, private functions. A large
+one has pieces of its own beside it, called `_<name>_<piece>.py`.
 Everything it does over the wire goes through its `Caller` (calls.py); nothing else retries or sleeps.
 """
 

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
-from resettle.connections import settings_of
+from resettle.connections import CONNECTORS, settings_of
 from resettle.errors import ConfigError
 from resettle.mapping.questions import Question, filled, questions, settled
 from tests.cli.conftest import Run
@@ -107,13 +109,40 @@ def test_what_the_declaration_takes_from_outside_is_asked_and_nothing_else(folde
         "SPARE_WORD": None,
     }
     assert [name for name, one in found.items() if one.secret] == ["SPARE_WORD"]
-    assert found["HOST"].what == "spare.url"
+    assert found["HOST"].what == "spare.url: the API's GraphQL endpoint"
 
 
 def test_a_default_counts_only_where_every_use_has_one(folder: Path) -> None:
     path = folder / "migration.yaml"
     path.write_text(FLOW.replace("vars: {kind: friend}", "").replace("'${kind}'", "'${kind:-foe}${HOST:-none}'"))
     assert (asked(folder)["kind"].default, asked(folder)["HOST"].default) == ("foe", None)
+
+
+def described(model: Any) -> Iterator[tuple[str, str | None]]:
+    """Every setting of a model and of the models in it, and its description."""
+    for name, field in model.model_fields.items():
+        yield f"{model.__name__}.{name}", field.description
+        for kind in parts(field.annotation):
+            yield from described(kind)
+
+
+def parts(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from parts(inner)
+
+
+UNSAID = pytest.mark.xfail(reason="path, readonly and create of connectors/sqlite.py are still to be described")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=UNSAID) if kind == "sqlite" else kind for kind in sorted(CONNECTORS)]
+)
+def test_every_setting_of_a_connection_says_what_it_is(kind: str) -> None:
+    said = dict(described(settings_of(kind, kind)))
+    assert said
+    assert not [name for name, words in said.items() if not words]
 
 
 def test_the_comment_of_an_example_says_what_it_is(folder: Path) -> None:

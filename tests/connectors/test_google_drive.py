@@ -665,6 +665,24 @@ def test_a_stored_token_that_cannot_be_written_is_still_good(
     assert listed(source) == {}
 
 
+def test_a_link_in_the_tokens_place_is_neither_replaced_nor_written_through(
+    drive: LocalDrive, opened: Opened, tmp_path: Path
+) -> None:
+    file, link = drive.token_file(tmp_path / "theirs.json"), tmp_path / "token.json"
+    link.symlink_to(file)
+    before = file.read_bytes()
+    assert listed(opened(token=link)) == {}
+    assert (link.is_symlink(), file.read_bytes()) == (True, before)
+    file.unlink()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "token.json").symlink_to(file)
+    source = signing_in(drive, tmp_path, Person())
+    with pytest.raises(ConfigError, match="is a link"):
+        listed(source)
+    assert not file.exists()
+    source.close()
+
+
 class Person:
     """Somebody at a terminal: opens the address that she is shown."""
 

@@ -373,7 +373,21 @@ def test_lessons_with_the_older_fields_and_no_videos_are_counted(run: Run) -> No
     )
     expected = {row["none"]: row["n"] for row in documents}
     assert summary(run.applied)["lessonsWithOnlyOlderUrl"] == expected[True] > 0
-    assert counts.as_json()["warnings"] == {"older_url": expected[False]}
+    assert counts.as_json()["warnings"]["older_url"] == expected[False]
+
+
+def test_the_ledger_knows_the_lessons_whose_items_are_left_out(run: Run) -> None:
+    (counts,) = run.applied.counts
+    left_out = {"malformed", "missing_key", "missing_link", "unsupported_type"}
+    told = counts.as_json()["warnings"]
+    assert left_out == told.keys() - {"older_url"}
+    query = "SELECT warnings, count(*) AS n FROM resettle.units WHERE warnings <> 'older_url' GROUP BY 1"
+    named = [(row["warnings"].split(","), row["n"]) for row in run.database.ask(query)]
+    assert {name: sum(n for names, n in named if name in names) for name in left_out} == {n: told[n] for n in left_out}
+    done = run.database.ask(
+        "SELECT count(*) AS n FROM resettle.units WHERE status = 'done' AND warnings <> 'older_url'"
+    )
+    assert done[0]["n"] > 0, "lessons that lost some of their items, not all"
 
 
 # -- plan, second execute, verify ---------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from resettle.errors import AccessError, ConfigError
 
@@ -14,8 +14,8 @@ class IamSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    region: str
-    profile: str | None = None
+    region: str = Field(description="the API's AWS region")
+    profile: str | None = Field(default=None, description="of AWS's own configuration on this machine")
 
 
 class ApiKey:

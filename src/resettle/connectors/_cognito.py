@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import orjson
 import urllib3
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from resettle.calls import demand_tls
 from resettle.connectors._cognito_srp import Proof, one_time_code, secret_hash, stamp
@@ -26,24 +26,25 @@ EARLY = 300.0
 
 
 class CognitoSettings(BaseModel):
-    """A user of a user pool. ``region`` is the pool's own by default, ``endpoint`` is for stand-ins."""
+    """A user of a user pool."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    user_pool: str
-    client_id: str
-    client_secret: SecretStr | None = None
-    username: str
-    password: SecretStr
-    flow: Literal["srp", "password"] = "srp"
-    group: str | None = None
-    """A group that the user must be in; checked at sign-in."""
-    new_password: SecretStr | None = None
-    """For a first sign-in that must change the password."""
-    totp_secret: SecretStr | None = None
-    """The base 32 secret of an authenticator app."""
-    region: str | None = None
-    endpoint: str | None = None
+    user_pool: str = Field(description="the id of the user pool, as eu-west-1_abc123")
+    client_id: str = Field(description="the id of an app client of the user pool")
+    client_secret: SecretStr | None = Field(default=None, description="the app client's secret, where it has one")
+    username: str = Field(description="who signs in")
+    password: SecretStr = Field(description="the user's password")
+    flow: Literal["srp", "password"] = Field(
+        default="srp", description="how the app client lets users sign in; with `password` it is sent as it is"
+    )
+    group: str | None = Field(default=None, description="a group that the user must be in; checked at sign-in")
+    new_password: SecretStr | None = Field(
+        default=None, description="for a first sign-in that must change the password"
+    )
+    totp_secret: SecretStr | None = Field(default=None, description="the base 32 secret of an authenticator app")
+    region: str | None = Field(default=None, description="the user pool's own where left out")
+    endpoint: str | None = Field(default=None, description="the URL of a stand-in; AWS where left out")
 
     @property
     def in_region(self) -> str:

@@ -109,7 +109,7 @@ class Chunk:
         return f"SELECT {self.cells}, {'key' if self.source else '0'} AS {ORDINAL}{self.source}"
 
 
-def chunks(rows: pa.Table, most: int = LARGEST_CHUNK) -> Iterator[Chunk]:
+def chunks(rows: pa.Table) -> Iterator[Chunk]:
     """A table in pieces that fit into parameters; one without rows if there are none."""
     encoded = [_encoded(name, column) for name, column in zip(rows.column_names, rows.columns, strict=True)]
     cells = [
@@ -122,24 +122,24 @@ def chunks(rows: pa.Table, most: int = LARGEST_CHUNK) -> Iterator[Chunk]:
         yield Chunk(select, source, ("[]",), 0)
         return
     lines = list(zip(*(values for _, values in encoded), strict=True))
-    step = max(1, most * len(lines) * 3 // (rows.nbytes * 4 + 1))  # JSON is a little longer than Arrow
+    step = max(1, LARGEST_CHUNK * len(lines) * 3 // (rows.nbytes * 4 + 1))  # JSON is a little longer than Arrow
     for first in range(0, len(lines), step):
-        for start, stop, text in _pieces(lines, first, min(first + step, len(lines)), most):
+        for start, stop, text in _pieces(lines, first, min(first + step, len(lines))):
             if stop == start + 1 and len(text) > MOST_VALUE - 10:
                 yield _large(rows.column_names, [(form, values[start]) for form, values in encoded])
             else:
                 yield Chunk(select, source, (text.decode(),), stop - start)
 
 
-def _pieces(lines: Sequence[Sequence[Any]], start: int, stop: int, most: int) -> Iterator[tuple[int, int, bytes]]:
-    """The lines from ``start`` to ``stop`` as JSON lists of at most ``most`` bytes; a longer line is one of its own."""
+def _pieces(lines: Sequence[Sequence[Any]], start: int, stop: int) -> Iterator[tuple[int, int, bytes]]:
+    """The lines from ``start`` to ``stop`` as JSON lists that fit; a longer line is one of its own."""
     text = orjson.dumps(lines[start:stop])
-    if len(text) <= most or stop == start + 1:
+    if len(text) <= LARGEST_CHUNK or stop == start + 1:
         yield start, stop, text
         return
     middle = (start + stop) // 2
-    yield from _pieces(lines, start, middle, most)
-    yield from _pieces(lines, middle, stop, most)
+    yield from _pieces(lines, start, middle)
+    yield from _pieces(lines, middle, stop)
 
 
 _TEXT, _NUL, _BLOB, _REAL = "{0}", "CAST(unhex({0}) AS TEXT)", "unhex({0})", "CAST({0} AS REAL) * pow(2.0, {1})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import secrets
 import sys
 import threading
@@ -23,6 +22,7 @@ from google.auth.exceptions import GoogleAuthError, RefreshError
 from google.oauth2.credentials import Credentials
 from google.oauth2.service_account import Credentials as ServiceAccount
 
+from resettle import private
 from resettle.calls import Caller, demand_tls, seconds_of
 from resettle.errors import AccessError, ConfigError, TransientError
 
@@ -158,16 +158,16 @@ class Auth:
         if self._stored is None or not isinstance(self._held, Credentials):
             return
         kept = {"type": "authorized_user", **orjson.loads(self._held.to_json())}  # type: ignore[no-untyped-call]
-        partial = self._stored.with_name(f".{self._stored.name}.{secrets.token_hex(4)}")
         try:
             self._stored.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with private.replacing(self._stored) as file:
                 file.write(orjson.dumps(kept))
-            partial.replace(self._stored)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            if not self._stored.exists():  # a token that is there is still good, be it on a read-only disk
-                raise ConfigError(f"{self._name}: `token`: {error.strerror}: {self._stored}") from None
+        except (OSError, ConfigError) as error:
+            if self._stored.exists():  # that one is still good, be it a link or on a read-only disk
+                return
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{self._name}: `token`: {error.strerror}: {self._stored}") from None
 
     def _refusal(self, error: RefreshError) -> AccessError:
         said = error.args[1] if len(error.args) > 1 and isinstance(error.args[1], Mapping) else {}

@@ -46,8 +46,8 @@ class AliasSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    read: int = Field(default=50, ge=1, le=MOST_READS)
-    write: int = Field(default=25, ge=1, le=MOST_WRITES)
+    read: int = Field(default=50, ge=1, le=MOST_READS, description="look-ups in one request")
+    write: int = Field(default=25, ge=1, le=MOST_WRITES, description="writes in one request")
 
 
 class AppSyncSettings(BaseModel):
@@ -55,14 +55,14 @@ class AppSyncSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str
-    api_key: SecretStr | None = None
-    cognito: CognitoSettings | None = None
-    iam: IamSettings | None = None
+    url: str = Field(description="the API's GraphQL endpoint")
+    api_key: SecretStr | None = Field(default=None, description="an API key of the API")
+    cognito: CognitoSettings | None = Field(default=None, description="the user of a user pool who calls the API")
+    iam: IamSettings | None = Field(default=None, description="the AWS credentials that sign the requests")
     page_size: int = Field(default=1000, ge=1, le=1000, description="records that one request of a list scans")
-    aliases: AliasSettings = Field(default_factory=AliasSettings)
+    aliases: AliasSettings = Field(default_factory=AliasSettings, description="look-ups, and writes, in one request")
     workers: int = Field(default=4, ge=1, le=32, description="requests at a time")
-    readonly: bool = False
+    readonly: bool = Field(default=False, description="refuse to write")
     connect_timeout: float = Field(default=10, gt=0, description="seconds")
     timeout: float = Field(default=40, gt=0, description="seconds for an answer; AppSync gives up after 30")
 

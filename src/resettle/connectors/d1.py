@@ -32,12 +32,11 @@ class D1Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    account: str
-    database: str
-    """Its id, not its name."""
-    token: SecretStr
-    url: str = "https://api.cloudflare.com/client/v4"
-    readonly: bool = False
+    account: str = Field(description="the id of the Cloudflare account")
+    database: str = Field(description="its id, not its name")
+    token: SecretStr = Field(description="an API token with the permission D1 Edit, or D1 Read for a source")
+    url: str = Field(default="https://api.cloudflare.com/client/v4", description="where the API is")
+    readonly: bool = Field(default=False, description="refuse to write")
     connect_timeout: float = Field(default=10, gt=0, description="seconds")
     timeout: float = Field(default=60, gt=0, description="seconds for an answer; D1 gives up after 30")
 

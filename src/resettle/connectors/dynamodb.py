@@ -27,13 +27,13 @@ class DynamoDBSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    region: str | None = None
+    region: str | None = Field(default=None, description="the AWS region")
     plain_http: bool = Field(default=False, description="an `endpoint_url` without TLS, elsewhere than on this machine")
-    endpoint_url: str | None = None
-    profile: str | None = None
-    access_key_id: SecretStr | None = None
-    secret_access_key: SecretStr | None = None
-    session_token: SecretStr | None = None
+    endpoint_url: str | None = Field(default=None, description="the URL of a stand-in; AWS where left out")
+    profile: str | None = Field(default=None, description="of AWS's own configuration on this machine")
+    access_key_id: SecretStr | None = Field(default=None, description="the id of an access key")
+    secret_access_key: SecretStr | None = Field(default=None, description="the secret that belongs to `access_key_id`")
+    session_token: SecretStr | None = Field(default=None, description="of temporary credentials")
     consistent: bool = Field(default=False, description="strongly consistent reads, at twice the price")
     segments: int | None = Field(default=None, ge=1, le=1_000_000, description="parts of a parallel scan")
     export: str | None = Field(default=None, description="a folder or s3://bucket/prefix with table exports")

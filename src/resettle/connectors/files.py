@@ -35,7 +35,7 @@ class FilesSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    path: Path
+    path: Path = Field(description="the folder")
     format: Literal["json", "dynamodb_json", "csv", "parquet"] | None = Field(
         default=None, description="what every file is, whatever its extension says"
     )

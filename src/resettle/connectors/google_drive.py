@@ -34,8 +34,10 @@ class GoogleDriveSettings(BaseModel):
     credentials: Path | None = Field(default=None, description="the file of an OAuth client or of a service account")
     token: Path | None = Field(default=None, description="where the token of who signed in is stored")
     subject: str | None = Field(default=None, description="the user for whom the service account acts")
-    url: str = "https://www.googleapis.com/drive/v3"
-    page_size: int = Field(default=LARGEST_PAGE, ge=1, le=LARGEST_PAGE)
+    url: str = Field(default="https://www.googleapis.com/drive/v3", description="where the API is")
+    page_size: int = Field(
+        default=LARGEST_PAGE, ge=1, le=LARGEST_PAGE, description="files in one answer that lists a folder"
+    )
     folders_per_query: int = Field(
         default=1, ge=1, le=50, description="more saves calls, but Drive may leave files out"
     )

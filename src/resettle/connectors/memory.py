@@ -32,11 +32,11 @@ class DatasetSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    columns: tuple[Column, ...]
-    key: tuple[str, ...] = ()
-    unique: tuple[tuple[str, ...], ...] = ()
-    foreign_keys: tuple[ForeignKey, ...] = ()
-    rows: list[dict[str, Any]] = Field(default_factory=list)
+    columns: tuple[Column, ...] = Field(description="its columns, in order")
+    key: tuple[str, ...] = Field(default=(), description="the columns of its primary key")
+    unique: tuple[tuple[str, ...], ...] = Field(default=(), description="columns that are unique together")
+    foreign_keys: tuple[ForeignKey, ...] = Field(default=(), description="what its rows point at")
+    rows: list[dict[str, Any]] = Field(default_factory=list, description="the rows it starts with")
 
 
 class MemorySettings(BaseModel):
@@ -44,7 +44,7 @@ class MemorySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    datasets: dict[str, DatasetSettings] = Field(default_factory=dict)
+    datasets: dict[str, DatasetSettings] = Field(default_factory=dict, description="what is there, by name")
 
 
 def errors(error: BaseException) -> ConnectorError | None:

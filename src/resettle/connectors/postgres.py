@@ -49,17 +49,17 @@ class PostgresSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: SecretStr
-    """A libpq URL: ``postgresql://user:password@host:port/database``. Without an ``sslmode`` it is encrypted
-    (``require``), but for this machine's own addresses."""
-    namespace: str = Field("public", alias="schema")
-    """The schema of datasets that are named without one."""
-    readonly: bool = False
-    """Every transaction is READ ONLY: the server itself refuses to write."""
-    replica_role: bool = False
-    """Write with ``session_replication_role = replica``: no trigger fires, and NO FOREIGN KEY is checked."""
-    connect_timeout: int = 10
-    """Seconds."""
+    url: SecretStr = Field(
+        description="postgresql://user:password@host:port/database; without an `sslmode` it is encrypted (`require`), "
+        "but for this machine's own addresses"
+    )
+    namespace: str = Field(default="public", alias="schema", description="of datasets that are named without one")
+    readonly: bool = Field(default=False, description="every transaction is READ ONLY: the server refuses to write")
+    replica_role: bool = Field(
+        default=False,
+        description="write with `session_replication_role = replica`: no trigger fires, and NO FOREIGN KEY is checked",
+    )
+    connect_timeout: int = Field(default=10, description="seconds")
 
 
 # sqlstate, or its first two characters -> what it means for the run, and our own words for it: a server's

@@ -35,17 +35,17 @@ class S3Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    bucket: str
+    bucket: str = Field(description="its name")
     prefix: str = Field(default="", description="only objects whose key begins so are seen; keys stay whole")
     plain_http: bool = Field(default=False, description="an `endpoint` without TLS, elsewhere than on this machine")
     endpoint: str | None = Field(
         default=None, description="https://ACCOUNT.r2.cloudflarestorage.com for R2; AWS where left out"
     )
-    region: str | None = None
-    profile: str | None = None
-    access_key: SecretStr | None = None
-    secret_key: SecretStr | None = None
-    session_token: SecretStr | None = None
+    region: str | None = Field(default=None, description="the bucket's region")
+    profile: str | None = Field(default=None, description="of AWS's own configuration on this machine")
+    access_key: SecretStr | None = Field(default=None, description="the id of an access key")
+    secret_key: SecretStr | None = Field(default=None, description="the secret that belongs to `access_key`")
+    session_token: SecretStr | None = Field(default=None, description="of temporary credentials")
     cognito: CognitoSettings | None = Field(default=None, description="the user that `identity_pool` vouches for")
     identity_pool: str = Field(default="", description="whose credentials the user of `cognito` gets, as in Amplify")
     path_style: bool | None = Field(
@@ -57,7 +57,7 @@ class S3Settings(BaseModel):
         le=5 << 30,
         description="bytes of a part of a large upload, and so of the memory that one takes",
     )
-    readonly: bool = False
+    readonly: bool = Field(default=False, description="refuse to write")
 
     @field_validator("endpoint")
     @classmethod

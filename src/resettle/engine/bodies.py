@@ -19,14 +19,14 @@ Sizes and checksums count where both sides know them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from resettle.connector import BodySource, BodyTarget, Stored
+from resettle.connector import BodySource, BodyTarget
 from resettle.errors import ConfigError, RejectedError, TransientError
 from resettle.mapping.functions import query
 
@@ -93,7 +93,7 @@ class Copier:
         and what is set at creation.
         """
         with ThreadPoolExecutor(self.workers, "resettle-copy") as pool:
-            failures = [found for found in pool.map(lambda row: self._one(row, key), _records(rows)) if found]
+            failures = [found for found in pool.map(lambda row: self._one(row, key), rows.to_pylist()) if found]
         columns = ("unit", "reason", "detail")
         return pa.table({name: pa.array([f[at] for f in failures], pa.string()) for at, name in enumerate(columns)})
 
@@ -106,7 +106,7 @@ class Copier:
             return row["_unit"], UNREACHABLE, f"{self.into}: {type(error).__name__} after every try"
         return None
 
-    def _put(self, row: Mapping[str, Any], key: str) -> Stored:
+    def _put(self, row: Mapping[str, Any], key: str) -> None:
         if row["_body"] is None:
             raise RejectedError("no_body", "the record names no file")
         body = self.source.open(self.dataset, row["_body"])
@@ -117,16 +117,12 @@ class Copier:
         body = dataclasses.replace(body, size=_first(body.size, row.get("size")), md5=_first(body.md5, row.get("md5")))
         if row.get("content_type"):
             body = dataclasses.replace(body, content_type=row["content_type"])
-        return self.target.put(self.into, key, body, metadata={}, replace=row["_there"])
+        self.target.put(self.into, key, body, metadata={}, replace=row["_there"])
 
 
 def _first(now: Any, listed: Any) -> Any:
     """What the mapping says of a file counts where its service is silent."""
     return listed if now is None else now
-
-
-def _records(rows: pa.Table) -> Iterator[Mapping[str, Any]]:
-    return iter(rows.to_pylist())
 
 
 def copier(sources: Any, body: tuple[str, str], target: Any, into: str, workers: int) -> Copier:

@@ -120,7 +120,7 @@ class Compiler:
         """Which rows are left out: skipped for good, or (as `hold`) waiting."""
         rules = {
             (kind, name): (text, ("flows", self.name, key, name))
-            for kind, key in (("skip", "skip_rows"), ("hold", "partial_rows"))
+            for kind, key in (("skip", "skip_rows"), ("hold", "partial_rows"), ("warn", "warn_rows"))
             for name, text in getattr(self.flow, key).items()
         }
         for _, place in rules.values():

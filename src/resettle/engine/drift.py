@@ -26,6 +26,8 @@ from resettle.mapping.load import Migration
 
 ROWS = 20_000
 """Rows that are compared at once."""
+LISTED = 1000
+"""Rows of a flow that are listed; all are counted."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Drifted:
 
 @dataclass
 class FlowDrift:
-    """What was compared in one flow: rows, how many of them drifted by kind, and the first ``listed``."""
+    """What was compared in one flow: rows, how many of them drifted by kind, and the first of them."""
 
     flow: str
     rows: int = 0
@@ -57,9 +59,7 @@ class FlowDrift:
         }
 
 
-def drift(
-    migration: Migration, connections: Connections, ledger: Ledger, options: Options, *, listed: int = 1000
-) -> list[FlowDrift]:
+def drift(migration: Migration, connections: Connections, ledger: Ledger, options: Options) -> list[FlowDrift]:
     """Compare every row that we made or changed, of the selected flows, with what is there now."""
     applied = set(ledger.flows())
     made_of, db = ledger.made_of(), connect()
@@ -74,7 +74,7 @@ def drift(
             one.rows += rows.num_rows
             for drifted in flow.compare(rows):
                 one.counts[drifted.kind] += 1
-                if len(one.listed) < listed:
+                if len(one.listed) < LISTED:
                     one.listed.append(drifted)
             if options.stop.is_set():
                 raise KeyboardInterrupt

@@ -278,7 +278,8 @@ class Feed:
             rows = rows.drop_columns([TROUBLE]) if trouble is not None else rows
             rows = rows.append_column(TROUBLE, text)
         # In the order of its keys a batch goes into the target's and the ledger's index in a quarter less time.
-        return _add(rows, {"_unit": units, "_raw": pa.array(raw)}).take(pc.sort_indices(units))
+        rows = rows.append_column("_unit", units).append_column("_raw", pa.array(raw))
+        return rows.take(pc.sort_indices(units))
 
     def _drop_repeats(self, rows: pa.Table) -> tuple[pa.Table, int]:
         """A unit key that comes again: the same record is dropped and counted, another one is held."""
@@ -316,9 +317,10 @@ class Feed:
 
     def _hold_repeats(self, rows: pa.Table, other: pa.Array) -> pa.Table:
         """Give a second record of a unit a key of its own, so that both are in the ledger, and hold it."""
-        contents = self._contents(rows["_raw"].to_numpy())
-        renamed = pc.binary_join_element_wise(rows["_unit"].combine_chunks(), contents, "#")
-        units = pc.if_else(other, renamed, rows["_unit"].combine_chunks())
+        mine = rows.select(["_unit", "_raw"]).filter(other)
+        contents = self._contents(mine["_raw"].to_numpy())
+        renamed = pc.binary_join_element_wise(mine["_unit"].combine_chunks(), contents, "#")
+        units = pc.replace_with_mask(rows["_unit"].combine_chunks(), other, renamed)
         text = rows[TROUBLE].combine_chunks() if TROUBLE in rows.column_names else pa.nulls(len(other), pa.string())
         text = pc.if_else(other, "duplicate_unit|another record of this run has the same unit key", text)
         rows = rows.drop_columns([n for n in (TROUBLE,) if n in rows.column_names])
@@ -359,14 +361,8 @@ def _keep_waived(shaped: Shaped, known: Known) -> Shaped:
     return Shaped(units, tuple(outputs), shaped.rows)
 
 
-def _add(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
-    for name, values in columns.items():
-        table = table.append_column(name, values)
-    return table
-
-
 def _minted(known: Known, numbers: Sequence[int]) -> shaping.Minted:
-    def minted(units: pa.Array, place: int) -> pa.Table:
+    def minted(place: int) -> pa.Table:
         mine = known.rows.filter(pc.equal(known.rows["output"], numbers[place]))
         return pa.table({"_unit": mine["unit"], "_n": mine["n"], "m": mine["minted"]})
 

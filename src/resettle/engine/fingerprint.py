@@ -31,18 +31,16 @@ def fingerprint_sql(columns: Sequence[Column]) -> str:
     return f"unhex(md5(concat({_BAR.join([names, *parts])})))"
 
 
-def key_sql(columns: Sequence[Column], names: Sequence[str] | None = None) -> str:
-    """SQL for a key as text: one column plainly, several joined by `/` with `%` and `/` escaped.
-
-    ``names`` are the columns to read instead, when the key stands under other names.
-    """
+def key_sql(columns: Sequence[Column]) -> str:
+    """SQL for a key as text: one column plainly, several joined by `/` with `%` and `/` escaped."""
     texts = []
-    for column, name in zip(columns, names or [column.name for column in columns], strict=True):
-        text = f"CAST({quote(name)} AS VARCHAR)"
+    for column in columns:
+        name = quote(column.name)
+        text = f"CAST({name} AS VARCHAR)"
         if column.kind is Kind.INSTANT:
-            text = f"strftime({quote(name)}, {literal('%Y-%m-%dT%H:%M:%S.%fZ')})"
+            text = f"strftime({name}, {literal('%Y-%m-%dT%H:%M:%S.%fZ')})"
         elif column.kind is Kind.BINARY:
-            text = f"hex({quote(name)})"
+            text = f"hex({name})"
         texts.append(text)
     return join_key(texts)
 

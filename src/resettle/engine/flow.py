@@ -34,7 +34,7 @@ from resettle.ledger.ledger import Ledger
 from resettle.mapping.columns import quote
 from resettle.mapping.functions import connect
 from resettle.mapping.load import Migration
-from resettle.mapping.model import Ref, Value
+from resettle.mapping.model import Ref, constant_of
 from resettle.mapping.sql import Parsed, SqlError, first_line, meant, parse_expression
 from resettle.memory import trimmed
 from resettle.middleware.readahead import Ahead, batches
@@ -300,11 +300,11 @@ def _check_constants(migration: Migration, shape: FlowShape, connections: Connec
         target = connections.target(output.connection)
         declared = shape.flow.all_outputs[output.name].columns
         for name, form in declared.items() if isinstance(declared, dict) else ():
-            column = output.schema.column(name)
-            if not isinstance(form, Value) or form.value is None or column is None:
+            column, constant = output.schema.column(name), constant_of(form)
+            if constant is None or column is None:
                 continue
             for constraint, expression in output.schema.checks.items():
-                if _refuses(target, expression, column, form.value):
+                if _refuses(target, expression, column, constant):
                     at = () if shape.flow.into else ("outputs", output.name)
                     raise MappingError(
                         migration.place("flows", shape.name, *at, "columns", name),

@@ -16,7 +16,7 @@ from resettle.engine.statements import OutputShape, missing_reasons, statements,
 from resettle.errors import MappingError, raise_together
 from resettle.mapping.columns import DUCKDB, Cast, NoCastError, cast, literal, quote, refuse
 from resettle.mapping.load import Migration, suggest
-from resettle.mapping.model import ColumnForm, Edit, Flow, Lookup, Mint, Moment, Output, Ref, Value, split
+from resettle.mapping.model import ColumnForm, Edit, Flow, Lookup, Mint, Moment, Output, Ref, Value, constant_of, split
 from resettle.mapping.sql import Parsed, SqlError, first_line, meant, parse_expression
 
 At = tuple[str, ...]
@@ -272,7 +272,8 @@ class _Output:
             )
         for name, form in forms.items():
             choices = next((c.choices for c in self._schema.columns if c.name == name), None)
-            if choices and isinstance(form, Value) and form.value is not None and form.value not in choices:
+            constant = constant_of(form)
+            if choices and constant is not None and constant not in choices:
                 yield MappingError(
                     self._migration.place(*self._at, "columns", name),
                     f"`{self._output.into}.{name}` does not accept this constant",

@@ -26,8 +26,8 @@ from resettle.mapping.functions import query, relations, run_tried
 
 Ids = Callable[[int], pa.Array]
 """``ids(n)``: n fresh uuids as 16-byte values."""
-Minted = Callable[[pa.Array, int], pa.Table]
-"""``minted(units, place)``: _unit, _n, m (JSON object of column to value) of rows made earlier."""
+Minted = Callable[[int], pa.Table]
+"""``minted(place)``: _unit, _n, m (JSON object of column to value) of the batch's rows made earlier."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,8 @@ def _of(table: pa.Table, units: pa.Array, name: str = "_unit") -> pa.Table:
     return table.filter(pc.is_in(table[name], units))
 
 
-def _none_minted(units: pa.Array, output: int) -> pa.Table:
-    return pa.table(
-        {"_unit": pa.array([], pa.string()), "_n": pa.array([], pa.int64()), "m": pa.array([], pa.string())}
-    )
+def _none_minted(place: int) -> pa.Table:
+    return pa.schema([("_unit", pa.string()), ("_n", pa.int64()), ("m", pa.string())]).empty_table()
 
 
 NO_ROWS = pa.table({name: pa.array([], pa.string()) for name in ("_unit", "skip", "wait", "row")})
@@ -128,7 +126,7 @@ def start(connection: duckdb.DuckDBPyConnection, shape: FlowShape, rows: pa.Tabl
     exploded = NO_ROWS
     if shape.rows_sql:
         source, problems = _explode(connection, shape.rows_sql, source)
-        source, exploded, problem = _leave_out(connection, shape, source)
+        units, source, exploded, problem = _leave_out(connection, shape, units, source)
         problems += problem
     outputs: list[pa.Table | None] = []
     for number, output in enumerate(shape.outputs):
@@ -157,19 +155,41 @@ def finish(connection: duckdb.DuckDBPyConnection, shape: FlowShape, started: Sta
 
 
 def _leave_out(
-    connection: duckdb.DuckDBPyConnection, shape: FlowShape, source: pa.Table
-) -> tuple[pa.Table, pa.Table, list[pa.Table]]:
-    """The rows that no rule about rows leaves out, all of them with their rule, and problems of the rules."""
+    connection: duckdb.DuckDBPyConnection, shape: FlowShape, units: pa.Table, source: pa.Table
+) -> tuple[pa.Table, pa.Table, pa.Table, list[pa.Table]]:
+    """The units with what is said of their rows, the rows that no rule about rows leaves out, all of them with their
+    rule, and problems of the rules."""
     if not shape.row_rules_sql:
         none = pa.nulls(source.num_rows, pa.string())
-        return source, pa.table({"_unit": source["_unit"], "skip": none, "wait": none, "row": none}), []
+        return units, source, pa.table({"_unit": source["_unit"], "skip": none, "wait": none, "row": none}), []
     found = _tried(connection, shape.row_rules_sql, shape.row_rules_try_sql or "", source=source)
     wait = pc.if_else(pc.is_valid(found["skip"]), pa.scalar(None, pa.string()), found["hold"])
     named = found["row"] if "row" in found.column_names else source["_n"].cast(pa.string())
     exploded = pa.table({"_unit": source["_unit"], "skip": found["skip"], "wait": wait, "row": named})
     bad = source.filter(pc.is_valid(found["bad"]))
     problems = [failed(bad, "skip_rows")] if bad.num_rows else []
-    return source.filter(pc.and_(pc.is_null(found["skip"]), pc.is_null(wait))), exploded, problems
+    units = _warned(connection, units, source["_unit"], found["warnings"])
+    return units, source.filter(pc.and_(pc.is_null(found["skip"]), pc.is_null(wait))), exploded, problems
+
+
+def _warned(
+    connection: duckdb.DuckDBPyConnection, units: pa.Table, of: pa.ChunkedArray, warnings: pa.ChunkedArray
+) -> pa.Table:
+    """The units with the warnings of rows behind their own, each once; ``of``: the unit of each row."""
+    said = pa.table({"unit": of, "w": warnings})
+    said = said.filter(pc.is_valid(said["w"]))
+    if not said.num_rows:
+        return units
+    each = query(
+        connection,
+        "SELECT unit, string_agg(DISTINCT w, ',' ORDER BY w) AS w"
+        " FROM (SELECT unit, unnest(string_split(w, ',')) AS w FROM _w) GROUP BY unit",
+        _w=said,
+    )
+    at = pc.index_in(units["_unit"].combine_chunks(), each["unit"].combine_chunks())
+    own, theirs = units["warnings"].combine_chunks(), each["w"].combine_chunks().take(at)
+    both = pc.binary_join_element_wise(pc.fill_null(own, ""), theirs, ",")
+    return set_column(units, "warnings", pc.coalesce(pc.if_else(pc.is_null(own), theirs, both), own))
 
 
 def _tried(connection: duckdb.DuckDBPyConnection, sql: str, tried: str, /, **rows: pa.Table) -> pa.Table:
@@ -286,7 +306,8 @@ def _output(
         base = _mint(connection, output, number, base, resolver)
     with relations(connection, base=base, **_pointed_at(connection, output, base, resolver)):
         try:
-            shaped = _with_uuids(connection, output) or query(connection, output.statements.sql)
+            if (shaped := _with_uuids(connection, output)) is None:
+                shaped = query(connection, output.statements.sql)
         except duckdb.Error:
             shaped = run_tried(connection, output.statements.tried)
         fine = pc.is_null(shaped["_problem"])
@@ -362,8 +383,7 @@ def _mint(
     resolver: Resolver,
 ) -> pa.Table:
     """Add _mint_<column>: the remembered value of each row, or a fresh one."""
-    remember = _none_minted if output.settles else resolver.minted  # a reused row is found again, not remembered
-    known = remember(pc.unique(base["_unit"]), number)
+    known = (_none_minted if output.settles else resolver.minted)(number)  # a reused row is found, not remembered
     for name in output.minted:
         fresh = pa.ExtensionArray.from_storage(pa.uuid(), resolver.ids(base.num_rows))
         table = base.append_column(f"_mint_{name}", fresh)

@@ -1,8 +1,8 @@
 """verify: the source again, shaped again, against what the target holds now. It never believes our own counts.
 
 Beyond reading and shaping it shares no code with the writing path. Each flow's every row is compared: by digests that
-the target computes itself where it can (engine/digest.py), which leaves suspects to be fetched; else all are fetched
-and compared by fingerprint, then by column where they differ. Then come orphans, counts, the declaration's own
+the target computes itself where it can (engine/verifying/digest.py), which leaves suspects to be fetched; else all are
+fetched and compared by fingerprint, then by column where they differ. Then come orphans, counts, the declaration's own
 assertions and row-level-security probes.
 """
 
@@ -25,7 +25,7 @@ from resettle.engine.count import show
 from resettle.engine.decision import Foreseen
 from resettle.engine.feed import Prepared
 from resettle.engine.fingerprint import as_wire, differing, fingerprints
-from resettle.engine.flow import Connections, FlowRun, Options, open_flow, referenced, selected
+from resettle.engine.flow import Connections, FlowRun, Options, fresh_uuids, open_flow, referenced, selected
 from resettle.engine.present import keyed
 from resettle.engine.settle import looking, renumbered
 from resettle.engine.shape import Shaped
@@ -62,17 +62,7 @@ def verify(
     """Compare every row (or about ``sample`` of each flow, chosen by ``seed``), then everything else."""
     verified = Verified()
     foreseen = Foreseen(referenced=referenced(migration))
-    everything = Options(
-        select=options.select,
-        where=options.where,
-        limit=options.limit,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        fresh=True,
-        show_values=options.show_values,
-        progress=options.progress,
-        stop=options.stop,
-    )
+    everything = replace(options, fresh=True, only=None, concurrency=None, ids=fresh_uuids)
     spots = migration.file.verify.spot_checks
     flows, whole = selected(migration, options), options.where is None and options.limit is None
     exclusive = declared(migration, connections, flows if whole and sample is None else (), verified)

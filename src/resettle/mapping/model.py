@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -79,6 +80,15 @@ ColumnForm = Expression | Value | Lookup | Ref | Mint | Moment | Edit
 Names = str | list[str]
 
 
+def constant_of(form: ColumnForm) -> str | int | float | bool | None:
+    """What the column is always made with: `{value: x}`, or an expression that is a text; None for any other."""
+    form = form.create or "" if isinstance(form, Moment) else form
+    if isinstance(form, Value):
+        return form.value
+    plain = re.fullmatch(r"\s*'((?:[^']|'')*)'\s*", form) if isinstance(form, str) else None
+    return plain[1].replace("''", "'") if plain else None
+
+
 def split(names: Names | None) -> tuple[str, ...]:
     """Column names, given as a list or as one text with commas."""
     parts = names.split(",") if isinstance(names, str) else names or ()
@@ -147,6 +157,9 @@ class Flow(Part):
     partial_rows: dict[Name, Expression] = Field(
         default_factory=dict,
         description="Rows of the `rows:` query that must wait, where true: the rest of the unit goes on, as partial.",
+    )
+    warn_rows: dict[Name, Expression] = Field(
+        default_factory=dict, description="Rows of the `rows:` query, left out or not, that their record is listed for."
     )
     into: str | None = None
     key: Names | None = None

@@ -151,18 +151,6 @@ def put(document: str, pointer: str, value: str) -> str | None:
     return found.with_splices([splice]) if splice else None
 
 
-def take(document: str, pointer: str) -> str | None:
-    """The document without the member at the pointer; None if it has none."""
-    found = Document(document)
-    splice = found.without(pointer)
-    return found.with_splices([splice]) if splice else None
-
-
-def at(document: str, pointer: str) -> str | None:
-    """The text of the value at a pointer; None where there is none."""
-    return Document(document).at(pointer)
-
-
 @lru_cache(4096)
 def steps(pointer: str) -> tuple[str, ...]:
     """A pointer's steps. Raises ValueError for what is none."""

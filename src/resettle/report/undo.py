@@ -12,9 +12,11 @@ from resettle.engine.rollback import FlowUndone, RolledBack
 from resettle.report.terminal import escape
 
 WORDS = ("deleted", "restored", "forgotten")
+LISTED = 20
+"""Units or rows that are shown; all are counted."""
 
 
-def print_rollback(console: Console, done: RolledBack, *, listed: int = 20) -> None:
+def print_rollback(console: Console, done: RolledBack) -> None:
     """A rollback or the plan of one, for people."""
     name = f"rollback of run {done.of}"
     console.print(f"[bold]run {done.run}[/] {name}: {done.status}" if done.run else f"[bold]plan[/] {name}")
@@ -25,11 +27,11 @@ def print_rollback(console: Console, done: RolledBack, *, listed: int = 20) -> N
         for reason, count in flow.kept.most_common():
             console.print(f"  {flow.flow}: kept {count:,} ({escape(reason)})", highlight=False)
     kept = [one for flow in done.flows for one in flow.listed]
-    for one in kept[:listed]:
+    for one in kept[:LISTED]:
         where = f"{one.flow} [bold]{escape(one.unit)}[/]"
         console.print(f"[yellow]![/] {where} {escape(one.reason)}: {escape(one.detail)}", highlight=False)
-    if done.kept > listed:
-        console.print(f"  and {done.kept - listed:,} more (--json lists them)")
+    if done.kept > LISTED:
+        console.print(f"  and {done.kept - LISTED:,} more (--json lists them)")
     _next(console, done)
 
 
@@ -67,7 +69,7 @@ def _next(console: Console, done: RolledBack) -> None:
         console.print(f"[green]Run {done.of} is undone.[/]")
 
 
-def print_drift(console: Console, found: Sequence[FlowDrift], *, listed: int = 20) -> None:
+def print_drift(console: Console, found: Sequence[FlowDrift]) -> None:
     """Drift, for people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("flow", "rows compared", "changed", "vanished"):
@@ -76,13 +78,13 @@ def print_drift(console: Console, found: Sequence[FlowDrift], *, listed: int = 2
         numbers = (flow.rows, flow.counts["changed"], flow.counts["vanished"])
         table.add_row(flow.flow, *map(_number, numbers))
     console.print(table)
-    for one in [drifted for flow in found for drifted in flow.listed][:listed]:
+    for one in [drifted for flow in found for drifted in flow.listed][:LISTED]:
         output = "" if one.output == "row" else f".{one.output}"
         where = f"{one.flow}{output} [bold]{escape(one.unit)}[/] {escape(one.key)}"
         console.print(f"[yellow]![/] {one.kind} {where}", highlight=False)
     total = sum(flow.counts.total() for flow in found)
-    if total > listed:
-        console.print(f"  and {total - listed:,} more (--json lists them)")
+    if total > LISTED:
+        console.print(f"  and {total - LISTED:,} more (--json lists them)")
     if not total:
         console.print("[green]Every row is as we left it.[/]")
     else:

@@ -21,14 +21,6 @@ _IDS = ("id", "uuid", "guid", "key", "pk", "code", "number")
 
 
 @dataclass(frozen=True)
-class Doubtful:
-    """Something written, and why a person should look at it; no doubt, no mark."""
-
-    text: str
-    doubt: str | None = None
-
-
-@dataclass(frozen=True)
 class Mapped:
     """A target column and its value as a declaration has it: an expression, or `ref:` or `mint:` as a mapping."""
 
