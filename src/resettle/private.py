@@ -40,16 +40,31 @@ def new(path: Path) -> int:
     return os.open(path, _NEW, FILE)
 
 
-def keep(path: Path) -> None:
-    """An empty file, made with all above it; one that is there is closed to others. No link is followed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def closed(path: Path) -> bool:
+    """Whether a file is there; it is closed to others then. No link is followed."""
     _refuse_link(path)
+    if not path.exists():
+        return False
+    status = path.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        path.chmod(FILE)
+    return True
+
+
+def keep(path: Path, content: bytes) -> None:
+    """A file with this content, made whole with all above it, or the one that is there. No link is followed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if closed(path):
+        return
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    with os.fdopen(new(partial), "wb") as file:
+        file.write(content)
     try:
-        os.close(new(path))
+        os.link(partial, path)  # which another one's file, made meanwhile, survives
     except FileExistsError:
-        status = path.stat()
-        if status.st_uid == os.geteuid() and status.st_mode & 0o077:
-            path.chmod(FILE)
+        closed(path)
+    finally:
+        partial.unlink()
 
 
 @contextmanager

@@ -133,12 +133,7 @@ def parts(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from parts(inner)
 
 
-UNSAID = pytest.mark.xfail(reason="path, readonly and create of connectors/sqlite.py are still to be described")
-
-
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=UNSAID) if kind == "sqlite" else kind for kind in sorted(CONNECTORS)]
-)
+@pytest.mark.parametrize("kind", sorted(CONNECTORS))
 def test_every_setting_of_a_connection_says_what_it_is(kind: str) -> None:
     said = dict(described(settings_of(kind, kind)))
     assert said

@@ -248,6 +248,23 @@ def test_create_makes_the_file(tmp_path: Path) -> None:
     assert store.empty("t")
 
 
+def test_who_only_looks_makes_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "ledger.sqlite"
+    store = SQLite("ledger", SQLiteSettings(path=path, create=True))
+    assert store.datasets() == []
+    assert not path.parent.exists()
+    store.execute("CREATE TABLE t (a)")
+    assert store.datasets() == ["t"]
+    assert [file.name for file in path.parent.iterdir()] == ["ledger.sqlite"]
+
+
+def test_a_file_of_ours_that_lost_all_it_held_is_not_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.touch()
+    with pytest.raises(CorruptError, match="is empty"):
+        SQLite("ledger", SQLiteSettings(path=path, create=True))
+
+
 def test_what_is_no_database_is_corrupt(path: Path) -> None:
     path.write_bytes(b"this is no database, whatever its name says" * 100)
     with pytest.raises(CorruptError):

@@ -67,11 +67,13 @@ def test_the_ledger_of_targets_without_tables_is_for_its_owner_alone(tmp_path: P
 
 def test_what_was_open_to_others_before_is_closed(make: Make) -> None:
     folder = make(S3_ALONE, records=RECORDS)
+    folder.run("apply")
     for name in ("first.plan", "held.csv", ".resettle/ledger.sqlite"):
         path = folder.root / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch(0o666)
-    (folder.root / ".resettle" / "logs").mkdir()
+        path.touch()
+        path.chmod(0o666)
+    for name in (".resettle", ".resettle/logs"):
+        (folder.root / name).chmod(0o777)
     folder.run("plan", "--out", str(folder.root / "first.plan"))
     folder.run("apply")
     folder.run("held", "export", str(folder.root / "held.csv"))

@@ -1,26 +1,60 @@
-"""What is run on one SQLite connection: pages, queries, staged writes, and why one was refused."""
+"""A SQLite database's file, and what is run on it: pages, queries, staged writes, and why one was refused."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from resettle import private
 from resettle.batch import Action, Kind, Schema
 from resettle.calls import Translate
 from resettle.connectors._sqlite import NUMBER, Rows, bare, cells, in_key_order, kept, quote, storage_of
-from resettle.errors import ConnectorError, RejectedError
+from resettle.errors import AccessError, ConfigError, ConnectorError, CorruptError, RejectedError
 
 STAGED = "resettle_rows"
 UNIT = "resettle_unit"
 SIZES = (30_000, 1_000, 1)
 """Parameters in one INSERT of many rows, the most first: SQLite takes 32,766."""
+
+
+def file_of(name: str, path: Path, *, create: bool) -> Path:
+    """The database's file. With ``create`` it need not be there yet: the first who writes makes it, and who only looks
+    finds nothing in it. Raises ConfigError where there is none, CorruptError where one of ours has lost what it held.
+    """
+    path = path.expanduser().absolute()
+    try:
+        if create and not private.closed(path):
+            return path
+        if create and not path.stat().st_size:
+            hint = "put a copy of it back; remove it only if nothing was ever written through it"
+            raise CorruptError(f"{path} is empty: what it held is lost", connection=name, hint=hint)
+        if path.is_file():
+            return path
+        near = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    except PermissionError as error:
+        raise AccessError(f"{path}: {error.strerror}", connection=name) from error
+    raise unknown(f"{name}: there is no file {path}", path.name, near)
+
+
+def without_tables() -> bytes:
+    """A new database, as a file. An empty file would be one too, but so looks one that was lost."""
+    with closing(sqlite3.connect(":memory:")) as base:
+        base.execute("PRAGMA user_version = 1")
+        return bytes(base.serialize())
+
+
+def unknown(message: str, name: str, known: Iterable[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return ConfigError(message, hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}")
 
 
 def connect(uri: str, mode: str, timeout: float, readonly: bool) -> sqlite3.Connection:

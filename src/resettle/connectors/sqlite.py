@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from resettle.connectors._sqlite_statements import (
     connect,
     declared_types,
     delete,
+    file_of,
     fill,
     insert,
     nested,
@@ -30,6 +30,8 @@ from resettle.connectors._sqlite_statements import (
     page,
     refused_units,
     select,
+    unknown,
+    without_tables,
     write,
 )
 from resettle.errors import (
@@ -45,13 +47,13 @@ MOST_PARAMETERS = 32_000  # in one statement; SQLite's own default limit is 32,7
 
 
 class SQLiteSettings(BaseModel):
-    """Settings of a connection of type `sqlite`; ``create`` makes a missing file, as a ledger needs it."""
+    """Settings of a connection of type `sqlite`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    path: Path
-    readonly: bool = False
-    create: bool = False
+    path: Path = Field(description="the database's file")
+    readonly: bool = Field(default=False, description="refuse to write")
+    create: bool = Field(default=False, description="make a missing file at the first write, as a ledger needs it")
     busy_timeout: float = Field(default=30, ge=0, description="seconds to wait for another writer")
 
 
@@ -115,7 +117,7 @@ class SQLite:
     def __init__(self, name: str, settings: SQLiteSettings, *, caller: Caller | None = None) -> None:
         self.name = name
         self._settings = settings
-        self._path = _existing(name, settings)
+        self._path = file_of(name, settings.path, create=settings.create and not settings.readonly)
         self._call = caller or Caller(errors, connection=name)
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -134,7 +136,7 @@ class SQLite:
     def schema(self, dataset: str) -> Schema:
         known = self.datasets()
         if dataset not in known:
-            raise _unknown(f"{self.name} has no dataset {dataset!r}", dataset, known)
+            raise unknown(f"{self.name} has no dataset {dataset!r}", dataset, known)
         may = {"select"} if self._settings.readonly else {"select", "insert", "update"}
         self._schemas[dataset] = read_schema(self._rows, dataset, frozenset(may))
         return self._schemas[dataset]
@@ -249,7 +251,7 @@ class SQLite:
         names = list(dict.fromkeys([*keys.column_names, *columns]))
         for name in names:
             if name not in schema.names:
-                raise _unknown(f"{self.name}.{dataset} has no column {name!r}", name, schema.names)
+                raise unknown(f"{self.name}.{dataset} has no column {name!r}", name, schema.names)
         wanted = list(dict.fromkeys(tuples(keys)))
         step = MOST_PARAMETERS // keys.num_columns
         found: Rows = []
@@ -323,8 +325,10 @@ class SQLite:
         return self._open or self._reader()
 
     def _reader(self) -> sqlite3.Connection:
-        if getattr(self._local, "reader", None) is None:
-            self._local.reader = self._connect("ro")
+        there = not self._settings.create or self._path.exists()
+        if getattr(self._local, "reader", None) is None or self._local.there != there:
+            self._local.reader = self._connect("ro") if there else connect("file:nothing", "memory", 0, True)
+            self._local.there = there
             self._opened.append(self._local.reader)
         reader: sqlite3.Connection = self._local.reader
         return reader
@@ -333,6 +337,8 @@ class SQLite:
         if self._settings.readonly:
             raise AccessError("the connection is read-only", connection=self.name)
         if self._writer is None:
+            if self._settings.create:
+                private.keep(self._path, without_tables())
             self._writer = self._connect("rw")
             self._opened.append(self._writer)
         return self._writer
@@ -374,21 +380,3 @@ class SQLite:
         except ValueError:
             # `from None`: Arrow's message shows the value.
             raise RejectedError("nonconforming", name, connection=self.name) from None
-
-
-def _existing(name: str, settings: SQLiteSettings) -> Path:
-    path = settings.path.expanduser().absolute()
-    try:
-        if settings.create and not settings.readonly:
-            private.keep(path)  # to SQLite, an empty file is an empty database
-        if path.is_file():
-            return path
-        near = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    except PermissionError as error:
-        raise AccessError(f"{settings.path}: {error.strerror}", connection=name) from error
-    raise _unknown(f"{name}: there is no file {settings.path}", path.name, near)
-
-
-def _unknown(message: str, name: str, known: Iterable[str]) -> ConfigError:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return ConfigError(message, hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}")
