@@ -63,8 +63,10 @@ def keep(path: Path, content: bytes) -> None:
         os.link(partial, path)  # which another one's file, made meanwhile, survives
     except FileExistsError:
         closed(path)
+    except OSError:  # a file system without such links
+        os.replace(partial, path)
     finally:
-        partial.unlink()
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

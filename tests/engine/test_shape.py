@@ -587,6 +587,17 @@ def test_check_warns_of_a_lookup_in_what_an_earlier_flow_writes(project: MakePro
         assert not [one.message for one in check(*opened, Options()) if "looks up" in one.message]
 
 
+def test_check_tells_where_rows_of_a_record_go_by_their_order(project: MakeProject) -> None:
+    flows = MINTED.replace("unit: id\n", "unit: id\n  rows: SELECT * FROM source\n")
+    p = project(flows, MINTED_TABLES, things=[{"id": "t", "name": "n"}])
+    told = "rows of one record are told apart by their order alone"
+    for text, places in ((flows, ["app.ones", "app.twos"]), (MINTED, [])):
+        p.flows(text)
+        with p.opened() as opened:
+            said = [one.message for one in check(*opened, Options())]
+        assert [one.partition(":")[0] for one in said if told in one] == places
+
+
 # -- rules --------------------------------------------------------------------------------------------------------
 
 

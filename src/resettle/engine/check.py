@@ -72,6 +72,8 @@ def _targets(migration: Migration, shape: FlowShape, connections: Connections, l
         seen.add(into)
         yield from _unowned(output)
         yield from _narrower(into, output)
+        if shape.rows_sql or output.rows_sql:
+            yield from _by_place(into, output)
 
 
 def _held(flow: str, into: str, rows: int | None, ours: int) -> Remark:
@@ -130,6 +132,16 @@ def _narrower(into: str, output: OutputShape) -> Iterator[Remark]:
                 f"{into}: a unique index on ({', '.join(unique)}) refuses rows that differ only in {rest}",
                 hint="leave it out of `match:`, so that such rows are one",
             )
+
+
+def _by_place(into: str, output: OutputShape) -> Iterator[Remark]:
+    """Rows under minted keys are known by their place among their record's rows."""
+    if set(output.minted) & {*output.key_names} and not output.match:
+        yield Remark(
+            "note",
+            f"{into}: rows of one record are told apart by their order alone: where one goes, the next take its place",
+            hint="if it has several: `match:` them by what tells them apart, or make the key of that with uuid5(...)",
+        )
 
 
 def _looked_up(migration: Migration, shapes: list[FlowShape]) -> Iterator[Remark]:
