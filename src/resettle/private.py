@@ -19,6 +19,11 @@ FILE, FOLDER = 0o600, 0o700
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
+def _beside(path: Path) -> Path:
+    """Where a file is made before it is whole."""
+    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
+
+
 def _refuse_link(path: Path) -> None:
     if path.is_symlink():
         raise ConfigError(f"{path} is a link: it may lead anywhere", hint="remove it, or name the place it leads to")
@@ -56,7 +61,7 @@ def keep(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if closed(path):
         return
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    partial = _beside(path)
     with os.fdopen(new(partial), "wb") as file:
         file.write(content)
     try:
@@ -78,7 +83,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     _refuse_link(path)
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path} is no file")
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    partial = _beside(path)
     with os.fdopen(new(partial), "wb") as file:
         try:
             yield file

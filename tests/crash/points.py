@@ -285,7 +285,7 @@ POINTS = (
     # a saved plan
     Point(
         "plan file begun",
-        Call(("resettle.private",), "new"),
+        Call(("resettle.private",), "new", lambda path: ".plan." in path.name),
         "an older plan of that name, whole",
         "the same; an empty file beside it, hidden, that ends in `.partial`",
         "makes it again; what ends in `.partial` may be removed",
