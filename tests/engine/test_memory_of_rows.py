@@ -116,27 +116,6 @@ def test_what_was_meant_and_made_under_one_key_is_not_made_under_another(
     assert (slugs(api), p.held) == (["one"], {"m": "key_changed"})
 
 
-def test_a_row_that_we_made_and_could_not_confirm_is_ours_until_somebody_changes_it(project: MakeProject) -> None:
-    flows = MEDIA.replace("into: api.Media, columns: {slug: slug, other: other}", "outputs: {OUTPUTS}").replace(
-        "OUTPUTS",
-        "api: {into: api.Media, columns: {slug: slug, other: other}}, use: {into: app.uses, columns: "
-        "{id: id, media: other}}",
-    )
-    records = [{"id": name, "slug": name, "other": f"too long, {name}"} for name in "ab"]
-    p, api = with_api(project, media=records)
-    text = (p.root / "migration.yaml").read_text().partition("flows:")[0]
-    (p.root / "migration.yaml").write_text(f"{text}flows:\n  {flows.strip().splitlines()[0]}\n")
-    p.sql("DROP TABLE uses", "CREATE TABLE uses (id TEXT PRIMARY KEY, media TEXT NOT NULL CHECK (length(media) < 9))")
-    p.apply()
-    assert (p.held, slugs(api)) == ({"a": "check", "b": "check"}, ["a", "b"])
-    api._committed["Media"].rows["b",]["other"] = "theirs"
-    p.put(media=[{"id": name, "slug": name, "other": f"fine {name}"} for name in "ab"])
-    planned = p.plan()
-    assert statuses(planned) == statuses(p.apply(saved=planned)) == {"done": 1, "held": 1}
-    assert p.held == {"b": "edited_in_target"}
-    assert [row["other"] for row in api._committed["Media"].rows.values()] == ["fine a", "theirs"]
-
-
 @pytest.mark.parametrize("how", ["renamed", "deleted"])
 def test_a_reference_follows_the_row_that_the_record_makes_now(project: MakeProject, database: str, how: str) -> None:
     tables = [t.replace("TEXT REFERENCES", "UUID REFERENCES") for t in AUTHORS_TABLES] if database == "postgres" else []

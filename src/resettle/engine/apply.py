@@ -38,7 +38,7 @@ from resettle.engine.flow import (
 )
 from resettle.engine.patch import documents
 from resettle.engine.plan import Plan, check_fresh, decision_hashes, plan
-from resettle.engine.remember import as_meant, record_of
+from resettle.engine.remember import record_of
 from resettle.engine.rounds import Rounds
 from resettle.engine.uniques import Hashes, contains
 from resettle.errors import RejectedError, StalePlanError
@@ -188,7 +188,7 @@ class Writer:
         meant = record_of(self._db, self._flow.shape, decision, prepared, self._shapes).created
         meant = meant.filter(pc.and_(pc.is_in(meant["output"], numbers), pc.invert(meant["reused"])))
         with self._ledger.transaction():
-            self._ledger.intend(self._run, self._flow.name, as_meant(self._db, meant))
+            self._ledger.intend(self._run, self._flow.name, meant)
         flow = self._flow
         return carry_out(
             decision, self._outside, flow.shape, flow.targets, flow.copiers, self._writes, self._decider.hold

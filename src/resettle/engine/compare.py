@@ -35,7 +35,7 @@ SELECT w._at,
     WHEN k.same OR (k.reused = 1 AND $match AND k.target_key = w._key) THEN 'unchanged'
     WHEN k.target_key <> w._key OR p._at IS NULL THEN 'conflict'
     WHEN p._fp = w._fp THEN 'unchanged'
-    WHEN p._left AND k.reused = 0 THEN 'update'  -- or as we meant to, and never could confirm
+    WHEN p._left AND k.reused = 0 THEN 'update'
     WHEN $policy = 'source' THEN 'update'
     WHEN $policy = 'target' THEN 'reuse'
     ELSE 'conflict'

@@ -40,7 +40,6 @@ from resettle.engine.fingerprint import as_wire, key_hashes, wire_schema
 from resettle.engine.links import Links
 from resettle.engine.places import PLACES, VALUE, disagree, foreseen, places_of
 from resettle.engine.present import keyed, keyed_rows, with_updates
-from resettle.engine.remember import MEANT_SQL
 from resettle.engine.settle import NOTHING_MADE, renumbered, settler
 from resettle.engine.shape import Settle
 from resettle.engine.statements import FlowShape, OutputShape
@@ -273,12 +272,11 @@ class Decider:
         return in_conflict(rows, hit, "duplicate_key")
 
     def _match_known(self, wanted: pa.Table, known: pa.Table) -> pa.Table:
-        """Which wanted row each known row is, and whether what we wrote is what we want; `fp` also of what we meant."""
+        """Which wanted row each known row is, and whether what we wrote is what we want."""
         return query(
             self._db,
             "SELECT w._at, coalesce(k.fp = w._fp, false) AS same, k.fp IS NULL AS intended, k.reused,"
-            f" k.target_key, coalesce(k.fp, {MEANT_SQL}) AS fp, k.shape"
-            " FROM _w w JOIN _k k ON k.unit = w._unit AND k.n = w._n",
+            " k.target_key, k.fp, k.shape FROM _w w JOIN _k k ON k.unit = w._unit AND k.n = w._n",
             _w=wanted.select(["_unit", "_n", "_fp", "_at"]),
             _k=known,
         )

@@ -180,17 +180,6 @@ def _created(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: D
     return rows.filter(mine).select(_CREATED.names).cast(_CREATED)
 
 
-def as_meant(connection: duckdb.DuckDBPyConnection, created: pa.Table) -> pa.Table:
-    """Rows that are about to be written where no transaction covers it: the ledger keeps no fingerprint of them yet, so
-    what it will be stands beside what was minted."""
-    noted = "coalesce(left(minted, -1) || ',', '{'), '\"_fp\":\"', hex(fingerprint), '\"}'"
-    return query(connection, f"SELECT * REPLACE (concat({noted}) AS minted) FROM _m", _m=created).cast(created.schema)
-
-
-MEANT_SQL = "unhex(json_extract_string(k.minted, '$._fp'))"
-"""SQL for the fingerprint that `as_meant` kept of a known row."""
-
-
 def _minted(connection: duckdb.DuckDBPyConnection, output: OutputShape, made: Decided) -> pa.Array:
     if not output.minted:
         return pa.nulls(made.rows.num_rows, pa.string())
