@@ -66,7 +66,6 @@ def _targets(migration: Migration, shape: FlowShape, connections: Connections, l
         into = f"{output.connection}.{output.dataset}"
         if into not in seen:
             yield _held(shape.name, into, target.count(output.dataset), ours)
-        if into not in seen:
             yield from _rights(into, output)
             yield from _triggers(into, output, target)
         seen.add(into)

@@ -236,14 +236,12 @@ class Decider:
         dataset = (output.connection, output.dataset)
         seen = {kind: self._foreseen.of(dataset, kind) for kind in PLACES}
         places, count = places_of(self._db, output, rows.filter(pa.array(sets))), int(sets.sum())
+        mask = np.zeros(rows.num_rows, np.bool_)
         if not told and seen[VALUE]:
-            there = np.zeros(rows.num_rows, np.bool_)
-            there[sets] = foreseen(places, count, seen)
-            action = pc.if_else(pa.array(there), str(Action.UNCHANGED), rows["_action"])
-            rows = set_column(rows, "_action", action)
-        disagreeing = np.zeros(rows.num_rows, np.bool_)
-        disagreeing[sets] = disagree(places, count, seen)
-        return in_conflict(rows, pa.array(disagreeing), "place_taken")
+            mask[sets] = foreseen(places, count, seen)
+            rows = set_column(rows, "_action", pc.if_else(pa.array(mask), str(Action.UNCHANGED), rows["_action"]))
+        mask[sets] = disagree(places, count, seen)
+        return in_conflict(rows, pa.array(mask), "place_taken")
 
     def _copied(self, number: int, output: OutputShape, wanted: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table]:
         """A file that is to be copied always is looked for: what is missing or different is copied."""

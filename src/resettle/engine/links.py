@@ -136,7 +136,7 @@ class Links:
         what they set."""
         if output.patch:
             sets = rows.filter(pc.is_in(rows["_action"], SETTING))
-            return {output.key_names: np.empty(0, np.int64), **places_of(self._db, output, sets).hashes()}
+            return dict(places_of(self._db, output, sets).hashes())
         new = pc.is_in(rows["_action"], NEW)
         takes = new
         if not output.match:

@@ -156,9 +156,8 @@ class Listing:
         for one in found:
             one["output"] = json.loads(one.pop("outputs"))[one["output"]]
             one["reused"] = bool(one["reused"])
-            if not one.pop("intended"):
-                continue
-            one["intended"] = True  # it was to be written, and never was confirmed
+            if one.pop("intended"):
+                one["intended"] = True  # it was to be written, and never was confirmed
         units = self._sql.execute(
             f"SELECT f.name, u.unit, u.status, u.reason, u.detail, u.warnings, u.first_run, u.last_run, u.note"
             f" FROM {self._p}units u JOIN {self._p}flows f ON f.flow = u.flow WHERE f.migration = %s"
